@@ -1,0 +1,648 @@
+#include "binding.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+_Thread_local StreamObject *serving;
+
+/* -- what goes to the log ------------------------------------------------------------------------------------------ */
+
+void stream_hook_error(StreamObject *self, int region, uint64_t offset, PyObject *exception)
+{
+    PyObject *result = NULL;
+
+    if (self->on_hook_error)
+        result = PyObject_CallFunction(self->on_hook_error, "iKO", region, (unsigned long long)offset, exception);
+    else
+        PyErr_Format(LocalError, "nobody handles %R", exception);
+    if (!result)
+        PyErr_WriteUnraisable((PyObject *)self);
+    Py_XDECREF(result);
+}
+
+/* The raised exception as an answer: a CommandError's errno; a PeerError breaks the stream; else EIO and the log. */
+static int failed(StreamObject *self)
+{
+    PyObject *exception;
+    int error = take_exception(&exception), answer = -error;
+
+    if (!error && PyObject_IsInstance(exception, PeerError) == 1) {
+        PyObject *text = PyObject_Str(exception);
+        vfu_stream_break(&self->stream, "%s", text ? PyUnicode_AsUTF8(text) : "the peer broke the protocol");
+        Py_XDECREF(text);
+        answer = VFU_BROKEN;
+    } else if (!error) {
+        stream_hook_error(self, -1, 0, exception);
+        answer = -EIO;
+    }
+    Py_DECREF(exception);
+    return answer;
+}
+
+/* -- answers -------------------------------------------------------------------------------------------------------- */
+
+/* Duplicates the descriptors of a reply; how many, or -1 with an exception and nothing kept. */
+static Py_ssize_t duplicate_fds(PyObject *sequence, int *fds)
+{
+    PyObject *list = PySequence_Fast(sequence, "descriptors must be a sequence");
+    Py_ssize_t count = 0;
+
+    if (!list)
+        return -1;
+    if (PySequence_Fast_GET_SIZE(list) > VFU_MAX_FDS)
+        PyErr_Format(PyExc_ValueError, "at most %d descriptors fit in one message", VFU_MAX_FDS);
+    for (; !PyErr_Occurred() && count < PySequence_Fast_GET_SIZE(list); count++) {
+        long fd = PyLong_AsLong(PySequence_Fast_GET_ITEM(list, count));
+        fds[count] = PyErr_Occurred() ? -1 : fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+        if (fds[count] < 0) {
+            if (!PyErr_Occurred())
+                PyErr_SetFromErrno(PyExc_OSError);
+            break;
+        }
+    }
+    Py_DECREF(list);
+    if (!PyErr_Occurred())
+        return count;
+    while (count-- > 0)
+        close(fds[count]);
+    return -1;
+}
+
+/* A reply as Python gives it: None, bytes, or (bytes, fds). 1: it is one; 0: something else; -1: an exception. */
+typedef struct {
+    Py_buffer payload;
+    int fds[VFU_MAX_FDS];
+    size_t count;
+} Answer;
+
+static int parse_answer(PyObject *result, Answer *answer)
+{
+    Py_ssize_t count;
+
+    answer->count = 0;
+    answer->payload = (Py_buffer){0};
+    if (result == Py_None)
+        return 1;
+    if (PyBytes_Check(result) || PyByteArray_Check(result))
+        return PyObject_GetBuffer(result, &answer->payload, PyBUF_SIMPLE) < 0 ? -1 : 1;
+    if (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != 2)
+        return 0;
+    if (PyObject_GetBuffer(PyTuple_GET_ITEM(result, 0), &answer->payload, PyBUF_SIMPLE) < 0)
+        return -1;
+    count = duplicate_fds(PyTuple_GET_ITEM(result, 1), answer->fds);
+    if (count < 0) {
+        PyBuffer_Release(&answer->payload);
+        return -1;
+    }
+    answer->count = (size_t)count;
+    return 1;
+}
+
+static PyObject *fd_list(const int *fds, size_t count)
+{
+    PyObject *list = PyList_New((Py_ssize_t)count);
+
+    for (size_t i = 0; list && i < count; i++) {
+        PyObject *fd = PyLong_FromLong(fds[i]);
+        if (!fd)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, fd);
+    }
+    return list;
+}
+
+/* -- what the core asks of Python ------------------------------------------------------------------------------------ */
+
+static int on_command(void *owner, const vfu_header *header, const uint8_t *payload, size_t length, int *fds, size_t count)
+{
+    StreamObject *self = owner;
+    PyObject *list, *result = NULL;
+    Answer answer;
+    int kind, code = VFU_DONE;
+
+    need_gil();
+    list = fd_list(fds, count);
+    if (list)
+        result = PyObject_CallFunction(self->command, "iiIy#O", header->command, header->id, header->flags, payload,
+                                       (Py_ssize_t)length, list);
+    Py_XDECREF(list);
+    kind = result ? parse_answer(result, &answer) : -1;
+    if (kind < 0) {
+        code = failed(self);
+    } else if (kind == 0) {
+        Py_XSETREF(self->later, Py_NewRef(result));
+        code = VFU_LATER;
+    } else {
+        vfu_stream_reply(&self->stream, header, answer.payload.buf, (size_t)answer.payload.len, answer.fds, answer.count);
+        PyBuffer_Release(&answer.payload);
+    }
+    Py_XDECREF(result);
+    return code;
+}
+
+static void on_reply(void *owner, const vfu_header *header, const uint8_t *payload, size_t length, int *fds, size_t count)
+{
+    StreamObject *self = owner;
+    int error = header->flags & VFU_ERROR ? (header->error ? (int)header->error : EIO) : 0;
+    PyObject *list, *result = NULL;
+
+    need_gil();
+    list = fd_list(fds, count);
+    if (list)
+        result = PyObject_CallFunction(self->reply, "iiiy#O", header->command, header->id, error, payload,
+                                       (Py_ssize_t)length, list);
+    Py_XDECREF(list);
+    if (!result)
+        failed(self);
+    Py_XDECREF(result);
+}
+
+static int access_result(StreamObject *self, PyObject *result, vfu_cursor *cursor)
+{
+    if (cursor->write ? result == Py_None : PyBytes_Check(result) && PyBytes_GET_SIZE(result) == cursor->count) {
+        if (!cursor->write)
+            memcpy(cursor->data, PyBytes_AS_STRING(result), cursor->count);
+        return VFU_DONE;
+    }
+    if (result == Py_None || PyBytes_Check(result)) {
+        PyErr_Format(LocalError, "a region's access must return %u bytes for a read and None for a write, not %R",
+                     cursor->count, result);
+        return failed(self);
+    }
+    Py_XSETREF(self->later, Py_NewRef(result));
+    return VFU_LATER;
+}
+
+static int on_access(void *owner, uint32_t region, vfu_cursor *cursor)
+{
+    StreamObject *self = owner;
+    PyObject *entry, *result;
+    int answer;
+
+    need_gil();
+    entry = PyTuple_GET_ITEM(PyTuple_GET_ITEM(self->regions, region), 1);
+    if (cursor->write)
+        result = PyObject_CallFunction(entry, "KIy#", cursor->offset, cursor->count, cursor->data,
+                                       (Py_ssize_t)cursor->count);
+    else
+        result = PyObject_CallFunction(entry, "KIO", cursor->offset, cursor->count, Py_None);
+    if (!result) {
+        answer = failed(self);
+        return answer == VFU_BROKEN ? -EIO : answer;
+    }
+    answer = access_result(self, result, cursor);
+    Py_DECREF(result);
+    return answer;
+}
+
+static void on_held(void *owner)
+{
+    StreamObject *self = owner;
+    PyObject *later, *result;
+
+    need_gil();
+    later = self->later;
+    self->later = NULL;
+    if (!self->on_later) {
+        vfu_stream_break(&self->stream, "a command is answered later, and nobody waits for it");
+        Py_XDECREF(later);
+        return;
+    }
+    result = PyObject_CallOneArg(self->on_later, later ? later : Py_None);
+    if (!result)
+        failed(self);
+    Py_XDECREF(result);
+    Py_XDECREF(later);
+}
+
+static const vfu_stream_ops stream_ops = {.command = on_command, .reply = on_reply, .access = on_access, .held = on_held};
+
+/* -- life ----------------------------------------------------------------------------------------------------------- */
+
+static int stream_init(StreamObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"command", "reply", "max_transfer", "on_later", NULL};
+    PyObject *command, *reply, *on_later = Py_None;
+    unsigned int max_transfer = 1048576;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$IO:Stream", names, &command, &reply, &max_transfer, &on_later))
+        return -1;
+    if (self->command) {
+        PyErr_SetString(LocalError, "a stream is initialised once");
+        return -1;
+    }
+    self->command = Py_NewRef(command);
+    self->reply = Py_NewRef(reply);
+    self->on_later = on_later == Py_None ? NULL : Py_NewRef(on_later);
+    self->regions = PyTuple_New(0);
+    vfu_stream_init(&self->stream, max_transfer, &stream_ops, self);
+    return self->regions ? 0 : -1;
+}
+
+static int stream_traverse(StreamObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->command);
+    Py_VISIT(self->reply);
+    Py_VISIT(self->on_later);
+    Py_VISIT(self->on_hook_error);
+    Py_VISIT(self->regions);
+    Py_VISIT(self->later);
+    return 0;
+}
+
+static void drop_stream(StreamObject *self)
+{
+    vfu_stream_break(&self->stream, "closed");
+    if (!self->stream.processing) {
+        vfu_stream_free(&self->stream);
+        Py_XSETREF(self->regions, PyTuple_New(0));
+    }
+    Py_CLEAR(self->later);
+    self->closed = true;
+}
+
+static int stream_clear(StreamObject *self)
+{
+    drop_stream(self);
+    Py_CLEAR(self->command);
+    Py_CLEAR(self->reply);
+    Py_CLEAR(self->on_later);
+    Py_CLEAR(self->on_hook_error);
+    Py_CLEAR(self->regions);
+    return 0;
+}
+
+static void stream_dealloc(StreamObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    stream_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* -- methods -------------------------------------------------------------------------------------------------------- */
+
+/* Takes what one sendmsg would carry; its descriptors pass to the caller. */
+static PyObject *take_chunk(vfu_stream *s)
+{
+    const vfu_carried *carried;
+    const uint8_t *bytes;
+    int fds[VFU_MAX_FDS];
+    size_t count, length = vfu_stream_chunk(s, &bytes, &carried, &count);
+    PyObject *list = NULL, *tuple = NULL, *item = NULL;
+    size_t taken = count ? vfu_fds_take(&s->tx_fds, vfu_buffer_position(&s->tx) + 1, fds, VFU_MAX_FDS) : 0;
+
+    list = fd_list(fds, taken);
+    tuple = list ? PyList_AsTuple(list) : NULL;
+    if (tuple)
+        item = Py_BuildValue("y#O", bytes, (Py_ssize_t)length, tuple);
+    Py_XDECREF(list);
+    Py_XDECREF(tuple);
+    if (!item)
+        while (taken--)
+            close(fds[taken]);
+    vfu_buffer_consume(&s->tx, length);
+    return item;
+}
+
+static PyObject *take_all(StreamObject *self)
+{
+    vfu_stream *s = &self->stream;
+    PyObject *list = PyList_New(0);
+
+    while (list && vfu_buffer_length(&s->tx)) {
+        PyObject *item = take_chunk(s);
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        if (!vfu_buffer_length(&s->tx) && vfu_buffer_length(&s->rx) && vfu_stream_ready(s) && !self->closed) {
+            StreamObject *outer = serving;
+            serving = self;
+            vfu_stream_process(s);
+            serving = outer;
+        }
+    }
+    return list;
+}
+
+static int take_input(StreamObject *self, const Py_buffer *data, PyObject *fds)
+{
+    PyObject *list = fds ? PySequence_Fast(fds, "fds must be a sequence") : PyList_New(0);
+    Py_ssize_t count = list ? PySequence_Fast_GET_SIZE(list) : 0;
+    int *numbers = list ? PyMem_Calloc((size_t)count + 1, sizeof(int)) : NULL;
+    size_t room;
+    uint8_t *space;
+
+    for (Py_ssize_t i = 0; numbers && i < count; i++)
+        numbers[i] = (int)PyLong_AsLong(PySequence_Fast_GET_ITEM(list, i));
+    Py_XDECREF(list);
+    if (!numbers || PyErr_Occurred()) {
+        PyMem_Free(numbers);
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        return -1;
+    }
+    space = vfu_stream_space(&self->stream, (size_t)data->len, &room);
+    if (room < (size_t)data->len || vfu_stream_broken(&self->stream)) {
+        while (count--)
+            close(numbers[count]);
+        if (!vfu_stream_broken(&self->stream))
+            vfu_stream_break(&self->stream, "no memory for %zd bytes", data->len);
+    } else {
+        if (data->len)
+            memcpy(space, data->buf, (size_t)data->len);
+        vfu_stream_received(&self->stream, (size_t)data->len, numbers, (size_t)count);
+    }
+    PyMem_Free(numbers);
+    return 0;
+}
+
+static PyObject *stream_feed(StreamObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"data", "fds", NULL};
+    PyObject *fds = NULL, *output = NULL;
+    StreamObject *outer = serving;
+    Py_buffer data;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|O:feed", names, &data, &fds))
+        return NULL;
+    if (self->stream.processing) {
+        PyErr_SetString(LocalError, "a stream cannot be fed from inside one of its own callbacks");
+    } else if (take_input(self, &data, fds) == 0) {
+        serving = self;
+        vfu_stream_process(&self->stream);
+        serving = outer;
+        output = take_all(self);
+        if (self->closed)
+            vfu_stream_free(&self->stream);
+    }
+    PyBuffer_Release(&data);
+    return output;
+}
+
+static PyObject *stream_take(StreamObject *self, PyObject *unused)
+{
+    (void)unused;
+    return take_all(self);
+}
+
+static PyObject *stream_send(StreamObject *self, PyObject *args)
+{
+    PyObject *fds = NULL;
+    int numbers[VFU_MAX_FDS];
+    Py_ssize_t count = 0;
+    Py_buffer data;
+
+    if (!PyArg_ParseTuple(args, "y*|O:send", &data, &fds))
+        return NULL;
+    if ((size_t)data.len < sizeof(vfu_header))
+        PyErr_Format(PyExc_ValueError, "a message has a header of 16 bytes, not %zd", data.len);
+    else if (self->closed)
+        PyErr_SetString(LocalError, "the stream is closed");
+    else if (fds)
+        count = duplicate_fds(fds, numbers);
+    if (!PyErr_Occurred())
+        vfu_stream_send(&self->stream, data.buf, (size_t)data.len, numbers, (size_t)count);
+    PyBuffer_Release(&data);
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static void complete_value(StreamObject *self, PyObject *result)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(result);
+    const vfu_held *h = &self->stream.held;
+    uint32_t region = h->kind == VFU_HELD_MULTI ? 0 : h->access.region;
+    const vfu_region *r = region < self->stream.regions ? &self->stream.region[region] : NULL;
+    uint64_t limit = UINT64_MAX;
+
+    if (h->kind == VFU_HELD_ACCESS && r && r->table && h->cursor.row < r->table->layout->rows)
+        limit = vfu_width_mask(r->table->layout->row[h->cursor.row].width);
+    if (!PyErr_Occurred() && value <= limit && h->kind != VFU_HELD_COMMAND) {
+        vfu_stream_complete_access(&self->stream, false, value);
+        return;
+    }
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "the answer must be 0 to %llu, not %R", (unsigned long long)limit, result);
+    vfu_stream_complete_error(&self->stream, -failed(self));
+}
+
+static void complete_with(StreamObject *self, PyObject *result)
+{
+    Answer answer;
+    int kind;
+
+    if (PyExceptionInstance_Check(result)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(result), result);
+        kind = failed(self);
+        if (kind != VFU_BROKEN)
+            vfu_stream_complete_error(&self->stream, -kind);
+        return;
+    }
+    if (PyLong_Check(result)) {
+        complete_value(self, result);
+        return;
+    }
+    if (result == Py_None) {
+        vfu_stream_complete_access(&self->stream, true, 0);
+        return;
+    }
+    kind = parse_answer(result, &answer);
+    if (kind == 0)
+        PyErr_Format(LocalError, "a command cannot be answered with %R", result);
+    if (kind <= 0) {
+        vfu_stream_complete_error(&self->stream, -failed(self));
+        return;
+    }
+    vfu_stream_complete_command(&self->stream, answer.payload.buf, (size_t)answer.payload.len, answer.fds, answer.count);
+    PyBuffer_Release(&answer.payload);
+}
+
+static PyObject *stream_complete(StreamObject *self, PyObject *result)
+{
+    StreamObject *outer = serving;
+
+    if (self->stream.held.kind == VFU_HELD_NOTHING) {
+        PyErr_SetString(LocalError, "no command waits for an answer");
+        return NULL;
+    }
+    serving = self;
+    complete_with(self, result);
+    serving = outer;
+    Py_RETURN_NONE;
+}
+
+static PyObject *stream_close(StreamObject *self, PyObject *unused)
+{
+    (void)unused;
+    drop_stream(self);
+    Py_RETURN_NONE;
+}
+
+/* -- attributes ------------------------------------------------------------------------------------------------------ */
+
+static int one_region(PyObject *item, vfu_region *region)
+{
+    unsigned long long size;
+    PyObject *server;
+
+    if (!PyArg_ParseTuple(item, "KO;a region is (size, Table, callable or None)", &size, &server))
+        return -1;
+    *region = (vfu_region){.size = size};
+    if (PyObject_TypeCheck(server, &TableType)) {
+        region->table = &((TableObject *)server)->table;
+        if (region->table->layout->size < size) {
+            PyErr_Format(LocalError, "a region of %llu bytes cannot be served by a table of %llu", size,
+                         region->table->layout->size);
+            return -1;
+        }
+    } else if (PyCallable_Check(server)) {
+        region->external = true;
+    } else if (server != Py_None) {
+        PyErr_Format(PyExc_TypeError, "a region is served by a Table, a callable or None, not %R", server);
+        return -1;
+    }
+    return 0;
+}
+
+static int set_regions(StreamObject *self, PyObject *value, void *closure)
+{
+    PyObject *tuple = value ? PySequence_Tuple(value) : NULL;
+    vfu_region *regions;
+
+    (void)closure;
+    if (!tuple)
+        return -1;
+    regions = calloc((size_t)PyTuple_GET_SIZE(tuple) + 1, sizeof(*regions));
+    if (!regions)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; !PyErr_Occurred() && i < PyTuple_GET_SIZE(tuple); i++)
+        one_region(PyTuple_GET_ITEM(tuple, i), &regions[i]);
+    if (!PyErr_Occurred() && self->stream.processing)
+        PyErr_SetString(LocalError, "regions cannot change while a message is served");
+    if (PyErr_Occurred()) {
+        free(regions);
+        Py_DECREF(tuple);
+        return -1;
+    }
+    free(self->stream.region);
+    self->stream.region = regions;
+    self->stream.regions = (size_t)PyTuple_GET_SIZE(tuple);
+    Py_XSETREF(self->regions, tuple);
+    return 0;
+}
+
+static PyObject *get_regions(StreamObject *self, void *closure)
+{
+    (void)closure;
+    return PySequence_List(self->regions);
+}
+
+static PyObject *get_bool(StreamObject *self, void *closure)
+{
+    switch ((intptr_t)closure) {
+    case 0: return PyBool_FromLong(self->stream.negotiated);
+    case 1: return PyBool_FromLong(self->stream.held.kind != VFU_HELD_NOTHING);
+    default: return PyBool_FromLong(vfu_stream_wants_read(&self->stream));
+    }
+}
+
+static int set_negotiated(StreamObject *self, PyObject *value, void *closure)
+{
+    int truth = value ? PyObject_IsTrue(value) : 0;
+
+    (void)closure;
+    if (truth < 0)
+        return -1;
+    self->stream.negotiated = truth;
+    return 0;
+}
+
+static PyObject *get_number(StreamObject *self, void *closure)
+{
+    const vfu_stream *s = &self->stream;
+
+    switch ((intptr_t)closure) {
+    case 0: return PyLong_FromUnsignedLong(s->max_transfer);
+    case 1: return PyLong_FromSize_t(s->send_limit);
+    case 2: return PyLong_FromSize_t(vfu_buffer_length(&s->tx));
+    case 3: return PyLong_FromUnsignedLongLong(s->received);
+    default: return PyLong_FromUnsignedLong(s->hook_region);
+    }
+}
+
+static int set_number(StreamObject *self, PyObject *value, void *closure)
+{
+    unsigned long number = value ? PyLong_AsUnsignedLong(value) : 0;
+
+    if (PyErr_Occurred())
+        return -1;
+    if ((intptr_t)closure == 0)
+        self->stream.max_transfer = (uint32_t)number;
+    else
+        self->stream.send_limit = number;
+    return 0;
+}
+
+static PyObject *get_broken(StreamObject *self, void *closure)
+{
+    (void)closure;
+    if (!vfu_stream_broken(&self->stream))
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeUTF8(self->stream.broken, (Py_ssize_t)strlen(self->stream.broken), "replace");
+}
+
+static PyObject *get_hook_error(StreamObject *self, void *closure)
+{
+    (void)closure;
+    return Py_NewRef(self->on_hook_error ? self->on_hook_error : Py_None);
+}
+
+static int set_hook_error(StreamObject *self, PyObject *value, void *closure)
+{
+    (void)closure;
+    Py_XSETREF(self->on_hook_error, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
+static PyMethodDef methods[] = {
+    {"feed", (PyCFunction)(void (*)(void))stream_feed, METH_VARARGS | METH_KEYWORDS,
+     "feed(data, fds=()): takes bytes and descriptors, returns what to send."},
+    {"take", (PyCFunction)stream_take, METH_NOARGS, "What is queued to be sent."},
+    {"send", (PyCFunction)stream_send, METH_VARARGS, "send(message, fds=()): queues a whole message."},
+    {"complete", (PyCFunction)stream_complete, METH_O, "Answers the held command."},
+    {"close", (PyCFunction)stream_close, METH_NOARGS, "Drops everything."},
+    {0},
+};
+
+static PyGetSetDef getset[] = {
+    {"negotiated", (getter)get_bool, (setter)set_negotiated, "VERSION is through", (void *)0},
+    {"held", (getter)get_bool, NULL, "a Later is outstanding", (void *)1},
+    {"wants_read", (getter)get_bool, NULL, "the socket should be read", (void *)2},
+    {"max_transfer", (getter)get_number, (setter)set_number, "max_data_xfer_size", (void *)0},
+    {"send_limit", (getter)get_number, (setter)set_number, "queued bytes above which nothing is served", (void *)1},
+    {"queued", (getter)get_number, NULL, "bytes in the send queue", (void *)2},
+    {"received", (getter)get_number, NULL, "messages taken in", (void *)3},
+    {"hook_region", (getter)get_number, NULL, "region of the access being served", (void *)4},
+    {"regions", (getter)get_regions, (setter)set_regions, "(size, Table | callable | None) by index", NULL},
+    {"broken", (getter)get_broken, NULL, "why the stream means nothing any more, or None", NULL},
+    {"on_hook_error", (getter)get_hook_error, (setter)set_hook_error, "called with (region, offset, exception)", NULL},
+    {0},
+};
+
+PyTypeObject StreamType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "vfuserver._core.Stream",
+    .tp_doc = "The one receiver of vfio-user messages, without I/O.",
+    .tp_basicsize = sizeof(StreamObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)stream_init,
+    .tp_traverse = (traverseproc)stream_traverse,
+    .tp_clear = (inquiry)stream_clear,
+    .tp_dealloc = (destructor)stream_dealloc,
+    .tp_methods = methods,
+    .tp_getset = getset,
+};

@@ -1,0 +1,104 @@
+#include "buffer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { QUIET_USES = 256 };
+
+void vfu_buffer_init(vfu_buffer *buffer, size_t small)
+{
+    memset(buffer, 0, sizeof(*buffer));
+    buffer->small = small;
+}
+
+void vfu_buffer_free(vfu_buffer *buffer)
+{
+    free(buffer->data);
+    vfu_buffer_init(buffer, buffer->small);
+}
+
+static void rewind_to_head(vfu_buffer *b)
+{
+    if (b->head == 0)
+        return;
+    memmove(b->data, b->data + b->head, vfu_buffer_length(b));
+    b->base += b->head;
+    b->tail -= b->head;
+    b->head = 0;
+}
+
+bool vfu_buffer_reserve(vfu_buffer *b, size_t size)
+{
+    size_t needed = vfu_buffer_length(b) + size, capacity = b->capacity ? b->capacity : b->small;
+    uint8_t *data;
+
+    if (b->capacity - b->tail >= size)
+        return true;
+    rewind_to_head(b);
+    if (b->capacity >= needed)
+        return true;
+    while (capacity < needed)
+        capacity += capacity / 2;
+    data = realloc(b->data, capacity);
+    if (!data)
+        return false;
+    b->data = data;
+    b->capacity = capacity;
+    return true;
+}
+
+void vfu_buffer_consume(vfu_buffer *b, size_t size)
+{
+    size_t used = b->tail;
+
+    b->head += size;
+    if (b->head < b->tail)
+        return;
+    b->base += b->head;
+    b->head = b->tail = 0;
+    b->quiet = b->capacity > b->small && used <= b->small ? b->quiet + 1 : 0;
+    if (b->quiet > QUIET_USES) {
+        free(b->data); /* the next use allocates the small size */
+        b->data = NULL;
+        b->capacity = b->quiet = 0;
+    }
+}
+
+bool vfu_fds_push(vfu_fds *f, int fd, uint64_t at)
+{
+    if (f->tail == f->capacity) {
+        size_t capacity = f->capacity ? 2 * f->capacity : 16;
+        vfu_carried *item = realloc(f->item, capacity * sizeof(*item));
+        if (!item)
+            return false;
+        f->item = item;
+        f->capacity = capacity;
+    }
+    f->item[f->tail++] = (vfu_carried){.at = at, .fd = fd};
+    return true;
+}
+
+size_t vfu_fds_take(vfu_fds *f, uint64_t end, int *into, size_t room)
+{
+    size_t taken = 0;
+
+    while (f->head < f->tail && f->item[f->head].at < end) {
+        int fd = f->item[f->head++].fd;
+        if (taken < room)
+            into[taken++] = fd;
+        else
+            close(fd);
+    }
+    if (f->head == f->tail)
+        f->head = f->tail = 0;
+    return taken;
+}
+
+void vfu_fds_free(vfu_fds *f)
+{
+    while (f->head < f->tail)
+        close(f->item[f->head++].fd);
+    free(f->item);
+    *f = (vfu_fds){0};
+}

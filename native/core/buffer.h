@@ -1,0 +1,45 @@
+/* The byte queues of a connection, and the descriptors that travel with their bytes. */
+#ifndef VFU_BUFFER_H
+#define VFU_BUFFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes [head, tail) of `data` are queued; `base` is the stream offset of data[0]. */
+typedef struct {
+    uint8_t *data;
+    size_t capacity, head, tail;
+    uint64_t base;
+    size_t small, quiet; /* how far it shrinks, and for how many uses it could have been smaller */
+} vfu_buffer;
+
+void vfu_buffer_init(vfu_buffer *buffer, size_t small);
+void vfu_buffer_free(vfu_buffer *buffer);
+/* Room for `size` bytes after the tail (moves or grows the buffer); false: no memory. */
+bool vfu_buffer_reserve(vfu_buffer *buffer, size_t size);
+/* Bytes [head, head + size) are done with. An empty buffer rewinds, and shrinks when it has long been too large. */
+void vfu_buffer_consume(vfu_buffer *buffer, size_t size);
+
+static inline size_t vfu_buffer_length(const vfu_buffer *b) { return b->tail - b->head; }
+static inline uint64_t vfu_buffer_position(const vfu_buffer *b) { return b->base + b->head; }
+
+/* Descriptors in the order of the stream offset they belong to. */
+typedef struct {
+    uint64_t at;
+    int fd;
+} vfu_carried;
+
+typedef struct {
+    vfu_carried *item;
+    size_t head, tail, capacity;
+} vfu_fds;
+
+bool vfu_fds_push(vfu_fds *fds, int fd, uint64_t at);
+/* Takes out the descriptors that belong before stream offset `end`, at most `room`; more are closed. */
+size_t vfu_fds_take(vfu_fds *fds, uint64_t end, int *into, size_t room);
+void vfu_fds_free(vfu_fds *fds);
+
+static inline size_t vfu_fds_length(const vfu_fds *f) { return f->tail - f->head; }
+
+#endif

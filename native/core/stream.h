@@ -1,0 +1,105 @@
+/* The one receiver of vfio-user messages, without I/O.
+ *
+ * Bytes go in at the tail of `rx`; vfu_stream_process frames them, serves the region commands from `region`, and hands
+ * every other message to the owner. Replies gather in `tx`. Messages are served in order. While a command is held (it
+ * is answered later) or too much is queued to be sent, commands stay in `rx`; replies to our own messages are taken
+ * out of the waiting bytes while a command is held, since it may depend on nothing else.
+ *
+ * Descriptors belong to the message that holds the last byte received with them.
+ */
+#ifndef VFU_STREAM_H
+#define VFU_STREAM_H
+
+#include "buffer.h"
+#include "table.h"
+#include "wire.h"
+
+enum {
+    VFU_MAX_FDS = 253,         /* SCM_MAX_FD: the most one recvmsg brings */
+    VFU_WAITING_LIMIT = 65536, /* unserved bytes above which a held connection is not read */
+    VFU_SMALL_BUFFER = 16384,
+    VFU_BROKEN = 3,            /* (owner's answer) the stream means nothing any more: vfu_stream_break was called */
+};
+
+/* How one region is served: by a table, by the owner's `access`, or (both absent) not at all. */
+typedef struct {
+    uint64_t size;
+    vfu_table *table;
+    bool external;
+} vfu_region;
+
+typedef struct vfu_stream vfu_stream;
+
+typedef struct {
+    /* A command: answer 0 after vfu_stream_reply, VFU_LATER, VFU_BROKEN, or -errno. It owns the descriptors. */
+    int (*command)(void *owner, const vfu_header *header, const uint8_t *payload, size_t length, int *fds, size_t count);
+    void (*reply)(void *owner, const vfu_header *header, const uint8_t *payload, size_t length, int *fds, size_t count);
+    /* An access to an external region: 0, VFU_LATER or -errno; all of the cursor in one call. */
+    int (*access)(void *owner, uint32_t region, vfu_cursor *cursor);
+    void (*held)(void *owner); /* the answer was VFU_LATER */
+} vfu_stream_ops;
+
+enum vfu_held_kind { VFU_HELD_NOTHING, VFU_HELD_COMMAND, VFU_HELD_ACCESS, VFU_HELD_MULTI };
+
+/* What waits for its answer: a copy of all it needs, because `rx` moves on. */
+typedef struct {
+    enum vfu_held_kind kind;
+    vfu_header header;
+    vfu_region_access access;
+    vfu_cursor cursor;
+    uint8_t *data; /* the access's bytes, or the entries of a REGION_WRITE_MULTI */
+    uint64_t entry, entries;
+    int error; /* the first failed entry's errno */
+} vfu_held;
+
+struct vfu_stream {
+    vfu_buffer rx, tx;
+    vfu_fds rx_fds, tx_fds;
+    uint64_t scan; /* how far (stream offset) waiting bytes were searched for replies */
+    bool negotiated, processing;
+    uint32_t max_transfer;
+    size_t send_limit;
+    uint64_t received;
+    vfu_region *region;
+    size_t regions;
+    uint32_t hook_region;
+    vfu_held held;
+    char broken[192];
+    const vfu_stream_ops *ops;
+    void *owner;
+};
+
+void vfu_stream_init(vfu_stream *stream, uint32_t max_transfer, const vfu_stream_ops *ops, void *owner);
+void vfu_stream_free(vfu_stream *stream);
+
+/* Where the next bytes go: the address, and in *room how many fit (at least `wanted` unless memory is short: then 0).*/
+uint8_t *vfu_stream_space(vfu_stream *stream, size_t wanted, size_t *room);
+/* `length` bytes have been put there, with these descriptors (owned from now on). */
+void vfu_stream_received(vfu_stream *stream, size_t length, const int *fds, size_t count);
+void vfu_stream_process(vfu_stream *stream);
+
+void vfu_stream_break(vfu_stream *stream, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static inline bool vfu_stream_broken(const vfu_stream *s) { return s->broken[0] != 0; }
+bool vfu_stream_wants_read(const vfu_stream *stream);
+/* True while vfu_stream_process would serve another message. */
+bool vfu_stream_ready(const vfu_stream *stream);
+
+/* Answers a command (nothing is sent for No_reply); descriptors are owned by the queue from now on. */
+void vfu_stream_reply(vfu_stream *stream, const vfu_header *to, const uint8_t *payload, size_t length, const int *fds,
+                      size_t count);
+void vfu_stream_error(vfu_stream *stream, const vfu_header *to, int error);
+/* Queues a whole message of our own. */
+void vfu_stream_send(vfu_stream *stream, const uint8_t *message, size_t length, const int *fds, size_t count);
+
+/* The held command's answer; then vfu_stream_process. */
+void vfu_stream_complete_command(vfu_stream *stream, const uint8_t *payload, size_t length, const int *fds, size_t count);
+void vfu_stream_complete_access(vfu_stream *stream, bool stored, uint64_t value);
+void vfu_stream_complete_error(vfu_stream *stream, int error);
+
+/* What one sendmsg may carry: bytes from the head of `tx`, and the descriptors that go with its first byte (they stay
+ * the queue's until vfu_stream_sent). A message with descriptors travels alone. */
+size_t vfu_stream_chunk(const vfu_stream *stream, const uint8_t **bytes, const vfu_carried **fds, size_t *count);
+/* `length` bytes of it are sent, and its descriptors with them. */
+void vfu_stream_sent(vfu_stream *stream, size_t length);
+
+#endif

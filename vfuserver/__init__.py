@@ -1,0 +1,1 @@
+"""vfuserver: PCI devices in Python, outside QEMU."""

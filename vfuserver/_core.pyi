@@ -1,0 +1,219 @@
+"""The compiled core: framing, register tables, the IOVA table, eventfds. It knows bytes, offsets and masks.
+
+It must not know: PCI capabilities, what a session negotiates, event loops. Plain C lives in native/core (no Python in
+it: that is what sanitizers and fuzzers link), the binding in native/binding.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+# -- gate ---------------------------------------------------------------------------------------------------------
+
+class Gate:
+    """One device's gate word: what COMMAND and the migration machine allow at this moment.
+
+    Configuration space and the migration machine write it; tables, DMA and interrupts read it.
+    """
+
+    IO: Final[int]  # = 1: COMMAND bit 0, I/O BARs answer
+    MEMORY: Final[int]  # = 2: COMMAND bit 1, memory BARs answer
+    MASTER: Final[int]  # = 4: COMMAND bit 2, DMA and message-signalled interrupts leave the device
+    RUNNING: Final[int]  # = 0x100: migration state lets the device act
+
+    word: int
+    refused: int  # accesses answered with all-ones or dropped because a bit was clear (S0.16)
+
+    def __init__(self, word: int = 0x100) -> None: ...
+    def set(self, bits: int) -> None: ...
+    def clear(self, bits: int) -> None: ...
+
+# -- register tables ----------------------------------------------------------------------------------------------
+
+RegisterRow: TypeAlias = tuple[
+    int,  # offset in the region, a multiple of width
+    int,  # width in bytes: 1, 2, 4, 8
+    int,  # count: consecutive elements (1: a plain register)
+    bytes,  # reset image, width * count bytes, little endian (empty for MEMORY that every instance brings itself)
+    int,  # readable: bits that a read returns (the others read 0)
+    int,  # read_clear: bits that a read clears
+    int,  # store: bits that a write stores
+    int,  # write_1_clear
+    int,  # write_1_set
+    int,  # flags, below
+]
+
+COUNT: Final[int]  # = 1: each write adds one to the stored value, whatever is written
+STRICT: Final[int]  # = 2: only accesses of the native width and alignment; any other piece is EINVAL
+SPLIT_HIGH: Final[int]  # = 4: (width 8) halves are latched; the write takes effect when the high half is written
+SPLIT_LOW: Final[int]  # = 8: (width 8) likewise, when the low half is written
+MEMORY: Final[int]  # = 16: plain memory of width * count bytes, copied whole, any width and alignment; no hooks
+READ_HOOK: Final[int]  # = 32: Table's hooks[i][0] answers reads
+WRITE_HOOK: Final[int]  # = 64: Table's hooks[i][1] sees writes
+READ_ONLY: Final[int]  # = 128: (with MEMORY) writes are dropped
+
+class Layout:
+    """An immutable register map, made once per device class and shared by its instances.
+
+    Rows are sorted by offset and must not overlap, nor lie beyond `size` (DeclarationError). A region offset that no
+    row covers is undeclared: it reads zero, drops writes, and is counted.
+    """
+
+    size: Final[int]
+    bank_size: Final[int]
+
+    def __init__(self, size: int, rows: Sequence[RegisterRow]) -> None: ...
+    def index_at(self, offset: int) -> int:
+        """The index of the row that covers `offset`, or -1."""
+
+ReadHook: TypeAlias = Callable[..., Any]
+"""`hook()`, or `hook(element)` where count > 1. Returns the value (0 <= value < 2**(8*width)), None for the stored
+value, or any other object: "later", the access is answered by Stream.complete()."""
+WriteHook: TypeAlias = Callable[..., Any]
+"""`hook(value)`, or `hook(element, value)`. The whole register's value: a narrow write is merged into the stored one
+(bytes that were not written are zero where bits are write-1-to-clear/-set). Returns the value to store, None to
+store what was written (through the row's masks), or any other object: "later"."""
+
+class Table:
+    """One instance's registers behind a layout: a bank of values, bound hooks, perhaps somebody else's memory.
+
+    An access is cut into the largest naturally aligned pieces (8, 4, 2, 1 bytes) that stay inside one register or
+    one gap. A STRICT register reached by an illegal piece makes the whole access EINVAL before any effect. While
+    the gate lacks a bit of `needs`, reads are all-ones, writes are dropped and `gate.refused` grows. While the gate
+    lacks RUNNING no hook runs: reads give the stored value, writes are dropped (S3.9).
+    """
+
+    undeclared: int  # accesses (pieces) to undeclared offsets
+    on_undeclared: Callable[[int, int, int | None], None] | None  # (offset, width, value written or None)
+    layout: Final[Layout]
+
+    def __init__(
+        self,
+        layout: Layout,
+        hooks: Mapping[int, tuple[ReadHook | None, WriteHook | None]] = ...,  # row index -> (read, write)
+        *,
+        memory: Mapping[int, object] = ...,  # MEMORY row index -> writable buffer (an mmap) that backs it
+        gate: Gate | None = None,
+        needs: int = 0,
+    ) -> None: ...
+    def read(self, offset: int, count: int) -> bytes:
+        """As a client's REGION_READ. CommandError(EINVAL) for count 0 or beyond the region, a hook's CommandError,
+        CommandError(EIO) after a hook's other exception, LocalError for an asynchronous register."""
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """As a client's REGION_WRITE; errors as read()."""
+    def get(self, row: int, element: int = 0) -> int:
+        """The stored value, without hooks or side effects."""
+    def set(self, row: int, element: int, value: int) -> None:
+        """Stores a value, without hooks and masks."""
+    def reset(self) -> None:
+        """Every value back to its reset image, latches dropped, `undeclared` = 0. External memory is not touched."""
+    def snapshot(self, row: int) -> bytes:
+        """All bytes of a row, width * count of them."""
+    def restore(self, row: int, data: bytes) -> None: ...
+
+# -- the client's memory ------------------------------------------------------------------------------------------
+
+PROT_READ: Final[int]  # = 1, as DMA_MAP's flag bits
+PROT_WRITE: Final[int]  # = 2
+
+class Ioas:
+    """An I/O address space: areas [iova, iova + size) over files mapped once for the whole process, or over memory
+    that only messages reach. Copies release the GIL when they are large and never touch memory outside an area."""
+
+    count: int  # areas
+    bytes: int  # bytes mapped
+
+    def __init__(self, gate: Gate | None = None, *, max_areas: int = 65535) -> None: ...
+    def map(self, iova: int, size: int, prot: int, fd: int = -1, offset: int = 0) -> None:
+        """Adds an area. The caller keeps `fd` (it is duplicated if it must be kept). CommandError: EINVAL (size 0,
+        wrap, no permission, file too short), EEXIST (overlap), ENOSPC (max_areas), or mmap's own."""
+    def unmap(self, iova: int, size: int) -> int:
+        """Removes every area wholly inside the range and returns how many. ENOENT: none there, or one is cut (then
+        nothing is removed). An end of exactly 2**64 is no wrap."""
+    def clear(self) -> int: ...
+    def areas(self) -> list[tuple[int, int, int, bool]]:
+        """(iova, size, prot, mapped) in order of iova."""
+    def plan(self, iova: int, length: int, prot: int) -> list[tuple[int, int, bool]]:
+        """The access cut at area borders: (iova, length, mapped). DmaError EFAULT (hole), EPERM (permission, or the
+        gate's MASTER bit is clear)."""
+    def read(self, iova: int, length: int) -> bytes:
+        """DmaError as plan(); also EFAULT where only messages reach (plan() tells which)."""
+    def read_into(self, iova: int, buffer: object) -> None: ...
+    def write(self, iova: int, data: object) -> None: ...
+    def copy(self, source: int, destination: int, length: int) -> None: ...
+
+# -- eventfds -----------------------------------------------------------------------------------------------------
+
+def signal(fd: int) -> bool:
+    """Adds 1 to an eventfd without ever blocking. False: the counter was full (the event is not lost: it is set)."""
+
+def is_eventfd(fd: int) -> bool: ...
+
+# -- one connection -----------------------------------------------------------------------------------------------
+
+Output: TypeAlias = tuple[bytes, tuple[int, ...]]  # one sendmsg: bytes, and the descriptors that go with its first byte
+Access: TypeAlias = Callable[[int, int, bytes | None], bytes | None]
+"""A region without a table: access(offset, count, None) -> bytes, access(offset, count, data) -> None. Bounds are
+already checked. May raise CommandError(errno)."""
+
+class Stream:
+    """The one receiver of vfio-user messages, without I/O: frames, keeps the order, serves the region commands from
+    `regions`, and hands every other message to `command` (or `reply`). Both ends of a connection use it.
+
+    Descriptors belong to the message that holds the last byte fed with them.
+    """
+
+    negotiated: bool  # False: only VERSION (1) is legal, any other command breaks the stream
+    max_transfer: int  # max_data_xfer_size: larger counts are EINVAL, larger messages break the stream
+    regions: list[tuple[int, Table | Access | None]]  # (size, how it is served); set before the first message
+    on_hook_error: Callable[[int, int, BaseException], None]  # (region index, offset, exception): log it; EIO is sent
+    send_limit: int  # bytes queued above which no further command is taken
+    held: Final[bool]  # a Later is outstanding: commands wait, replies to our own messages are taken in
+    broken: Final[str | None]  # why the stream means nothing any more
+    queued: Final[int]  # bytes in the send queue
+    wants_read: Final[bool]  # False while held with a full buffer, or while the send queue is full
+    received: Final[int]  # messages taken in
+    hook_region: Final[int]  # region index of the access being served (valid inside hooks)
+
+    def __init__(
+        self,
+        command: Callable[[int, int, int, bytes, list[int]], Any],
+        reply: Callable[[int, int, int, bytes, list[int]], None],
+        *,
+        max_transfer: int = 1048576,
+        on_later: Callable[[object], None] | None = None,
+    ) -> None:
+        """`command(number, message id, flags, payload, fds)` returns the reply's payload as bytes, `(bytes, fds)`,
+        or any other object: "later". It owns `fds` (it must close or keep every one; descriptors it returns stay its
+        own and are duplicated at once into the send queue). It may raise CommandError (error reply) or PeerError
+        (the stream is broken). `reply(number, message id, errno, payload, fds)` gets replies to our own messages;
+        errno 0 is success. `on_later(object)` is told of every held command, register hooks' included."""
+    def feed(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> list[Output]:
+        """Takes bytes and descriptors (which it owns from now on) and returns what to send, in order."""
+    def take(self) -> list[Output]:
+        """What is queued to be sent; for callers without a pump. The descriptors are the caller's to close."""
+    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
+        """Queues a whole message of our own (fds are duplicated)."""
+    def complete(self, result: object) -> None:
+        """Answers the held command: bytes or (bytes, fds) for a command; int or None for a register; an exception
+        for an error (CommandError's errno, else EIO). Then the commands that waited are served."""
+    def close(self) -> None:
+        """Drops everything and closes every descriptor in it. Idempotent."""
+
+class Pump:
+    """recvmsg -> Stream.feed -> sendmsg on a non-blocking socket, in C. The caller owns the socket."""
+
+    READ: Final[int]  # = 1: wait until the socket is readable
+    WRITE: Final[int]  # = 2: wait until it is writable
+    EOF: Final[int]  # = 4: the peer has closed
+    BROKEN: Final[int]  # = 8: see stream.broken, or a socket error (then `error` is its errno)
+    error: Final[int]
+
+    def __init__(self, stream: Stream, fd: int) -> None: ...
+    def run(self, spin_us: int = 0) -> int:
+        """One recvmsg (many messages), the replies in one sendmsg. With `spin_us` it keeps polling, without the GIL,
+        until that many microseconds have passed without a message. Returns READ | WRITE | EOF | BROKEN."""
+    def flush(self) -> int:
+        """Sends what is queued; returns as run()."""
+
+STRUCTS: Final[dict[str, tuple[int, dict[str, tuple[int, int]]]]]
+"""Every C struct of the wire: name -> (size, field -> (offset, size)). A test ties it to the construct layouts."""

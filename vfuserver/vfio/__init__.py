@@ -1,0 +1,40 @@
+"""The contract between engines and devices: Backend, Client, regions, interrupts, Later. Re-exports only."""
+
+from vfuserver.vfio.backend import Backend, Client, Interrupts, Irq, Memory, ResetReason
+from vfuserver.vfio.later import ANSWERING, Later
+from vfuserver.vfio.region import ABSENT, MmapArea, Region, RegionAccess
+from vfuserver.vfio.uapi import (
+    PCI_NUM_IRQS,
+    PCI_NUM_REGIONS,
+    REGION_INFO_CAP_SPARSE_MMAP,
+    DeviceFlags,
+    IrqFlags,
+    IrqSetFlags,
+    PciIrq,
+    PciRegion,
+    RegionFlags,
+)
+
+__all__ = [
+    "ABSENT",
+    "ANSWERING",
+    "PCI_NUM_IRQS",
+    "PCI_NUM_REGIONS",
+    "REGION_INFO_CAP_SPARSE_MMAP",
+    "Backend",
+    "Client",
+    "DeviceFlags",
+    "Interrupts",
+    "Irq",
+    "IrqFlags",
+    "IrqSetFlags",
+    "Later",
+    "Memory",
+    "MmapArea",
+    "PciIrq",
+    "PciRegion",
+    "Region",
+    "RegionAccess",
+    "RegionFlags",
+    "ResetReason",
+]

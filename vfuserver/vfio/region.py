@@ -1,0 +1,40 @@
+"""What a backend says about one region, and how it is served. It must not know sockets or messages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vfuserver._core import Table
+from vfuserver.vfio.uapi import RegionFlags
+
+RegionAccess = Callable[[int, int, bytes | None], bytes | None]
+"""access(offset, count, None) reads and returns `count` bytes; access(offset, count, data) writes. CommandError(errno)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MmapArea:
+    """One piece of a region that a client may map: offset and size in bytes, multiples of 4096."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One region of a device, by its VFIO index in `Backend.regions`.
+
+    `table` or `access` serves it (both None: an absent region, size 0). `fd`, if any, is the file whose bytes
+    [fd_offset, fd_offset + size) are the region; clients may map `areas` of it (empty with an fd: the whole region).
+    The backend keeps ownership of `fd`.
+    """
+
+    size: int = 0
+    flags: RegionFlags = RegionFlags(0)
+    table: Table | None = None
+    access: RegionAccess | None = None
+    fd: int = -1
+    fd_offset: int = 0
+    areas: tuple[MmapArea, ...] = field(default=())
+
+
+ABSENT = Region()
+"""A region index that the device does not implement: size 0, no flags."""
