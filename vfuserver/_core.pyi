@@ -120,7 +120,7 @@ class Ioas:
     that only messages reach. Copies release the GIL when they are large and never touch memory outside an area."""
 
     count: int  # areas
-    bytes: int  # bytes mapped
+    mapped: int  # bytes in all areas
 
     def __init__(self, gate: Gate | None = None, *, max_areas: int = 65535) -> None: ...
     def map(self, iova: int, size: int, prot: int, fd: int = -1, offset: int = 0) -> None:

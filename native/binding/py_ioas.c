@@ -266,7 +266,7 @@ static PyMethodDef methods[] = {
 
 static PyGetSetDef getset[] = {
     {"count", (getter)get_count, NULL, "areas", NULL},
-    {"bytes", (getter)get_bytes, NULL, "bytes in all areas", NULL},
+    {"mapped", (getter)get_bytes, NULL, "bytes in all areas", NULL},
     {0},
 };
 

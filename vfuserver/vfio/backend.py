@@ -65,8 +65,13 @@ class Interrupts(Protocol):
 class Client(Protocol):
     """Whoever is connected, from VERSION until the connection ends."""
 
-    memory: Memory
-    interrupts: Interrupts
+    @property
+    def memory(self) -> Memory:
+        """Its memory, by IOVA."""
+
+    @property
+    def interrupts(self) -> Interrupts:
+        """Its eventfds."""
 
 
 class Backend(ABC):
