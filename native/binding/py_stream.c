@@ -373,9 +373,9 @@ static PyObject *stream_feed(StreamObject *self, PyObject *args, PyObject *kwarg
         serving = self;
         vfu_stream_process(&self->stream);
         serving = outer;
-        output = take_all(self);
         if (self->closed)
             vfu_stream_free(&self->stream);
+        output = take_all(self);
     }
     PyBuffer_Release(&data);
     return output;

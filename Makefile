@@ -1,0 +1,62 @@
+# Everything a person does with this project from a clone. `make help` lists it.
+# The virtual environment in .venv is made by itself; what a guest needs is fetched into the user's cache folder.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CORE   := $(VENV)/.core
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types unit guest bench wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made: pyproject.toml setup.py
+	@echo "== making the virtual environment in $(VENV) (needs the package index)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vfuserver needs Python 3.11 or newer: name one with make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian: apt-get install python3-venv python3-dev gcc"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,guest]'
+	@touch $@
+
+$(CORE): $(VENV)/.made $(wildcard native/*/*.[ch])
+	@echo "== compiling the core"
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(CORE)  ## a real guest whose stock drivers use devices written in Python
+	@$(BIN)/vfuserver demo
+
+test: check guest  ## everything: what CI runs
+
+check: lint types unit  ## the quick part: style, types, import contracts, unit tests
+
+lint: $(CORE)
+	@echo "== style and import contracts"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/lint-imports --no-cache > $(VENV)/import-contracts || { cat $(VENV)/import-contracts; exit 1; }
+
+types: $(CORE)
+	@echo "== types"
+	@$(BIN)/mypy
+
+unit: $(CORE)
+	@echo "== unit, contract and client-against-server tests"
+	@$(BIN)/pytest -m "not guest"
+
+guest: $(CORE)  ## tests inside a guest (fetches QEMU and a kernel once)
+	@echo "== tests in a guest"
+	@$(BIN)/pytest -m guest -v
+
+bench: $(CORE)  ## the speed of the wire, as ratios to a bare echo
+	@$(BIN)/python -m benchmarks
+
+wheel: $(CORE)  ## dist/*.whl, and a try of it outside the work tree
+	@$(BIN)/python -m build --quiet --wheel
+	@rm -rf build/try && $(PYTHON) -m venv build/try && build/try/bin/pip install --quiet dist/*.whl
+	@cd / && $(CURDIR)/build/try/bin/vfuserver list
+
+clean:  ## removes what was built (not the cache folder)
+	@rm -rf $(VENV) build dist *.egg-info vfuserver/_core.*.so
