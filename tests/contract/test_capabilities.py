@@ -1,0 +1,155 @@
+"""What every capability of `pci/caps` must do, whatever it is: a new file there is covered without an edit here."""
+
+from itertools import product
+
+import pytest
+
+from vfuserver._core import Gate
+from vfuserver.pci import (
+    AnyCapability,
+    BarLayout,
+    ConfigSpace,
+    ExtendedCapability,
+    GatePort,
+    PciIdentity,
+    describe,
+    registered,
+    walk,
+    walk_extended,
+)
+from vfuserver.pci.capability import CapabilityClass
+from vfuserver.vfio import ResetReason
+
+VARIANTS = [variant for declared in registered() for variant in declared.variants()]
+HEADER_BYTES = {False: 2, True: 4}
+PATTERNS = (0x00, 0xFF, 0xA5, 0x5A)
+
+every_class = pytest.mark.parametrize("declared", registered(), ids=lambda declared: declared.__name__)
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=repr)
+
+
+class ResettingPort(GatePort):
+    """A device with nothing but a configuration space, which it resets when asked."""
+
+    config: ConfigSpace
+
+    def reset_requested(self, reason: ResetReason) -> None:
+        self.config.reset()
+
+
+def extending() -> AnyCapability:
+    return next(declared.variants()[0] for declared in registered() if declared.extends)
+
+
+def space_with(variant: AnyCapability) -> tuple[ConfigSpace, AnyCapability]:
+    """A function with six BARs that has the capability, and the live capability in it."""
+    needed = (variant,) if not isinstance(variant, ExtendedCapability) else (extending(), variant)
+    port = ResettingPort(Gate())
+    bars = [BarLayout(index, 1 << 20) for index in range(6)]
+    port.config = ConfigSpace(PciIdentity(0x1234, 0x7E57), bars, needed, port=port)
+    return port.config, port.config.capabilities[-1]
+
+
+def changes(before: bytes, after: bytes) -> int:
+    return int.from_bytes(before, "little") ^ int.from_bytes(after, "little")
+
+
+@every_class
+def test_class_names_its_clause_and_shows_its_layouts(declared: CapabilityClass) -> None:
+    """House style: every capability names its clause of the specification."""
+    module = __import__(declared.__module__, fromlist=["__doc__"])
+    assert module.__doc__ is not None
+    assert "PCI" in module.__doc__
+    assert declared.variants()
+
+
+@every_variant
+def test_variant_images_and_masks_have_its_length(variant: AnyCapability) -> None:
+    assert {len(variant.image()), len(variant.write_mask()), len(variant.w1c_mask())} == {variant.length}
+    assert variant.length >= HEADER_BYTES[isinstance(variant, ExtendedCapability)]
+
+
+@every_variant
+def test_variant_header_is_never_writable(variant: AnyCapability) -> None:
+    """S2.10: id and next pointers are the server's."""
+    header = HEADER_BYTES[isinstance(variant, ExtendedCapability)]
+    layout = variant.layout
+    assert not any(layout.writable[:header] + layout.clear[:header] + layout.hooked[:header])
+
+
+@every_variant
+def test_variant_is_found_by_the_walker(variant: AnyCapability) -> None:
+    """S2.8: the list that a guest walks."""
+    config, live = space_with(variant)
+    links = walk_extended(config.image) if isinstance(variant, ExtendedCapability) else walk(config.image)
+    assert (links[-1].offset, links[-1].id, links[-1].next) == (live.start, variant.id, 0)
+    assert config.owner(live.start) is live
+    assert config.owner(live.start + live.length - 1) is live
+    assert config.owner(live.start - 1) is not live
+
+
+@every_variant
+def test_variant_written_changes_declared_bits_only(variant: AnyCapability) -> None:
+    """S2.2: read-only bits stay, whatever is written by whichever width."""
+    layout = variant.layout
+    declared = sum(int.from_bytes(mask, "little") for mask in (layout.writable, layout.clear, layout.hooked))
+    for width, pattern in product((1, 2, 4), PATTERNS):
+        config, live = space_with(variant)
+        before = live.snapshot()
+        for offset in range(live.start, live.start + live.length, width):
+            config.write(offset, width, int.from_bytes(bytes((pattern,)) * width, "little"))
+            assert changes(before, live.snapshot()) & ~declared == 0
+
+
+@every_variant
+def test_variant_reset_gives_the_image_back(variant: AnyCapability) -> None:
+    """S2.30: the power-on image, sticky bits excepted."""
+    config, live = space_with(variant)
+    for pattern in PATTERNS:
+        config.access(live.start, live.length, bytes((pattern,)) * live.length)
+        config.reset()
+        sticky = int.from_bytes(live.layout.sticky, "little") << 8 * live.start
+        assert changes(config.reset_image, config.image) & ~sticky == 0
+
+
+@every_variant
+def test_variant_neighbours_untouched_by_writes(variant: AnyCapability) -> None:
+    """S2.4: nothing outside the capability changes, unless the write is a reset."""
+    config, live = space_with(variant)
+    before = config.image
+    config.access(live.start, live.length, b"\xff" * live.length)
+    after = config.image
+    assert after[: live.start] == before[: live.start]
+    assert after[live.start + live.length :] == before[live.start + live.length :]
+
+
+@every_variant
+def test_variant_reads_have_no_effect(variant: AnyCapability) -> None:
+    config, live = space_with(variant)
+    before = config.image
+    for offset in range(live.start, live.start + live.length):
+        config.read(offset, 1)
+    assert config.image == before
+
+
+@every_variant
+def test_variant_is_described_field_by_field(variant: AnyCapability) -> None:
+    """Declared once, described from the same rows."""
+    config, _ = space_with(variant)
+    view = describe(config).capabilities[-1]
+    assert (view.id, view.length) == (variant.id, variant.length)
+    assert [(field.name, field.offset, field.width) for field in view.fields] == [
+        (field.name, field.offset, field.width) for field in variant.layout
+    ]
+
+
+@every_variant
+def test_variant_declaration_is_not_changed_by_use(variant: AnyCapability) -> None:
+    """S2.1: declarations are shared by devices."""
+    config, live = space_with(variant)
+    config.access(live.start, live.length, b"\xff" * live.length)
+    assert (
+        variant.image()[HEADER_BYTES[isinstance(variant, ExtendedCapability)] :]
+        == live.image()[HEADER_BYTES[isinstance(variant, ExtendedCapability)] :]
+    )
+    assert space_with(variant)[0].image == config.reset_image

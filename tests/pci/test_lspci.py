@@ -1,0 +1,87 @@
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vfuserver.pci import ConfigSpace
+from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
+from vfuserver.pci.caps.msi import Msi
+from vfuserver.pci.caps.msi_x import MsiX
+from vfuserver.pci.caps.pci_express import PciExpress
+from vfuserver.pci.caps.power_management import PowerManagement
+from vfuserver.pci.caps.vendor_specific import VendorSpecific
+from vfuserver.pci.lspci import render
+
+Make = Callable[..., ConfigSpace]
+
+LSPCI = shutil.which("lspci") or shutil.which("lspci", path="/usr/sbin:/sbin:/usr/bin")
+needs_lspci = pytest.mark.skipif(LSPCI is None, reason="lspci is not installed (Debian package pciutils)")
+
+
+def decoded(config: ConfigSpace, folder: Path) -> str:
+    assert LSPCI is not None
+    dump = folder / "dump"
+    dump.write_text(render(config.image))
+    done = subprocess.run([LSPCI, "-F", dump, "-vvvnn"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_render_first_lines_are_lspci_s(make: Make) -> None:
+    lines = render(make().image).splitlines()
+    assert lines[:2] == [
+        "00:00.0 Class ff00: Device 1234:7e57 (rev 01)",
+        "00: 34 12 57 7e 00 00 00 00 01 00 00 ff 00 00 00 00",
+    ]
+    assert len(lines) == 1 + 16 + 1
+
+
+def test_render_image_of_another_size_refused() -> None:
+    with pytest.raises(ValueError, match="must have 64, 256 or 4096 bytes, not 100"):
+        render(bytes(100))
+
+
+@needs_lspci
+def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> None:
+    """S2.11: every capability of testdev is seen by lspci."""
+    config = make(
+        PowerManagement(),
+        Msi(4),
+        MsiX(8, table_bar=4),
+        PciExpress(flr=True),
+        VendorSpecific(16),
+        DeviceSerialNumber(0x0123456789ABCDEF),
+        interrupt_pin=1,
+    )
+    for bar, address in ((0, 0xFE00_0000), (1, 0xFE00_1000), (2, 0xE000_0000), (4, 0xFE00_2000), (5, 0xC000)):
+        config.write(0x10 + 4 * bar, 4, address)
+    config.write(4, 2, 7)
+    text = decoded(config, tmp_path)
+    for line in (
+        "Unassigned class [ff00]: Device [1234:7e57] (rev 01)",
+        "Interrupt: pin A routed to IRQ 0",
+        "Region 2: Memory at e0000000 (64-bit, prefetchable)",
+        "Region 5: I/O ports at c000",
+        "Capabilities: [40] Power Management version 3",
+        "Status: D0 NoSoftRst- PME-Enable- DSel=0 DScale=0 PME-",
+        "Capabilities: [48] MSI: Enable- Count=1/4 Maskable+ 64bit+",
+        "Capabilities: [60] MSI-X: Enable- Count=8 Masked-",
+        "Vector table: BAR=4 offset=00000000",
+        "PBA: BAR=4 offset=00000800",
+        "Capabilities: [6c] Express (v2) Endpoint, MSI 00",
+        "FLReset+",
+        "Speed 2.5GT/s, Width x1",
+        "Capabilities: [a8] Vendor Specific Information: Len=10",
+        "Capabilities: [100 v1] Device Serial Number 01-23-45-67-89-ab-cd-ef",
+    ):
+        assert line in text, text
+    for complaint in ("invalid", "unknown", "broken", "access denied", "chain looped"):
+        assert complaint not in text, text
+
+
+@needs_lspci
+def test_lspci_decodes_a_conventional_device(make: Make, tmp_path: Path) -> None:
+    text = decoded(make(PowerManagement(), Msi(address64=False, maskable=False)), tmp_path)
+    assert "Maskable- 64bit-" in text
+    assert "Express" not in text

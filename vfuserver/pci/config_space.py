@@ -1,0 +1,220 @@
+"""The configuration space of one function: 256 or 4096 bytes behind masks, owned byte by byte.
+
+It is complete when its constructor returns: blocks are placed and linked, the byte-owner map, the reset image and the
+masks are made, and the capability lists have been walked (S2.6). How an access works:
+
+1. A read copies bytes: nothing computes them and nothing happens.
+2. A write is cut into the largest naturally aligned pieces of 4, 2 or 1 bytes that stay within one owner (a naturally
+   aligned piece never crosses a dword). Each piece goes through the masks, is stored whole, and is then seen by its
+   owner's `on_write`. Bytes that nobody owns read zero and drop writes (S2.28).
+3. After each piece the port learns whether what COMMAND and the power state allow has changed.
+
+The device acts through the bound blocks: `config.find(Msi)`. Not thread-safe: one thread, and no await inside an
+access, is what keeps requests whole. It must not know sessions, regions behind BARs, or any particular capability.
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar, cast
+
+from vfuserver.errors import CommandError
+from vfuserver.pci.assembly import assemble
+from vfuserver.pci.bar import BarLayout, RomLayout
+from vfuserver.pci.block import Block, Place, Write
+from vfuserver.pci.capability import AnyCapability
+from vfuserver.pci.fields import BYTE, DWORD, WORD
+from vfuserver.pci.header import STATUS_ERRORS, Header, InterruptPin, Status, as_pin
+from vfuserver.pci.identity import PciIdentity
+from vfuserver.pci.port import ENABLES, NO_COMMAND, Command, ConfigPort
+from vfuserver.vfio import PciIrq
+
+_PIECES: Final = (DWORD, WORD, BYTE)
+_MESSAGE_INTERRUPTS: Final = (PciIrq.MSI, PciIrq.MSIX)
+
+B = TypeVar("B", bound=Block)
+
+
+class ConfigSpace:
+    """One function's configuration space.
+
+    DeclarationError for BARs that share a slot, capabilities that claim one byte or appear twice (naming both), and
+    extended capabilities without the capability that extends the space.
+    """
+
+    def __init__(
+        self,
+        identity: PciIdentity,
+        bars: Sequence[BarLayout] = (),
+        capabilities: Sequence[AnyCapability] = (),
+        *,
+        port: ConfigPort,
+        rom: RomLayout | None = None,
+        interrupt_pin: int = InterruptPin.NONE,
+        multifunction: bool = False,
+    ) -> None:
+        self.port = port
+        declared = Header(identity, tuple(bars), rom, as_pin(interrupt_pin), multifunction)
+        self._assembly: Final = assemble(declared, capabilities)
+        self._values: Final = bytearray(self._assembly.reset)
+        self._blocks: Final = tuple(self._bind(start, block) for start, block in self._assembly.blocks)
+        self._owners: Final = self._owner_map()
+        self._enables = NO_COMMAND
+
+    def _bind(self, start: int, block: Block) -> Block:
+        return block.bind(Place(start, memoryview(self._values)[start : start + block.length], self.port))
+
+    def _owner_map(self) -> tuple[Block | None, ...]:
+        owners: list[Block | None] = [None] * self.size
+        for block in self._blocks:
+            owners[block.start : block.start + block.length] = [block] * block.length
+        return tuple(owners)
+
+    @property
+    def size(self) -> int:
+        """256 bytes, or 4096 with the capability that extends the space (S2.5)."""
+        return len(self._assembly.reset)
+
+    @property
+    def header(self) -> Header:
+        """The header, alive."""
+        return cast(Header, self._blocks[0])
+
+    @property
+    def capabilities(self) -> tuple[AnyCapability, ...]:
+        """Every capability, alive, in list order, ordinary ones first."""
+        return cast(tuple[AnyCapability, ...], self._blocks[1:])
+
+    # -- access -------------------------------------------------------------------------------------------------
+
+    def access(self, offset: int, count: int, data: bytes | None) -> bytes | None:
+        """A client's region access: `data` None reads `count` bytes, else writes them. Bytes from offset 0.
+
+        CommandError(EINVAL), before any effect, for count 0, an end beyond the space, or data of another length
+        (S2.5). Read-only bits are dropped silently (S2.2).
+        """
+        if count <= 0 or offset < 0 or count > self.size - offset:
+            raise CommandError(errno.EINVAL, f"configuration space has {self.size} bytes: no {count} at {offset:#x}")
+        if data is None:
+            return bytes(self._values[offset : offset + count])
+        if len(data) != count:
+            raise CommandError(errno.EINVAL, f"configuration write of {count} bytes carries {len(data)}")
+        for position, width in self.pieces(offset, count):
+            self._write_piece(position, bytes(data[position - offset : position - offset + width]))
+        return None
+
+    def read(self, offset: int, width: int) -> int:
+        """The little-endian value of `width` bytes."""
+        data = self.access(offset, width, None)
+        assert data is not None
+        return int.from_bytes(data, "little")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """Writes a little-endian value of `width` bytes as a client would."""
+        self.access(offset, width, value.to_bytes(width, "little"))
+
+    def pieces(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
+        """How a write is cut: (offset, width) of each piece, in order (S2.4)."""
+        end = offset + count
+        while offset < end:
+            width = next(width for width in _PIECES if self._is_piece(offset, width, end))
+            yield offset, width
+            offset += width
+
+    def _is_piece(self, offset: int, width: int, end: int) -> bool:
+        if offset % width or offset + width > end:
+            return False
+        owner = self._owners[offset]
+        return all(other is owner for other in self._owners[offset : offset + width])
+
+    def _write_piece(self, offset: int, data: bytes) -> None:
+        owner = self._owners[offset]
+        if owner is None:
+            return
+        old = owner.snapshot()
+        self._store(offset, data)
+        try:
+            owner.on_write(Write(owner.layout, offset - owner.start, data, old, owner.snapshot()))
+        finally:
+            self._announce()
+
+    def _store(self, offset: int, data: bytes) -> None:
+        for index, written in enumerate(data, offset):
+            writable = self._assembly.writable[index]
+            stored = self._values[index] & ~writable | written & writable
+            self._values[index] = stored & ~(written & self._assembly.clear[index])
+
+    # -- what it means ------------------------------------------------------------------------------------------
+
+    @property
+    def command(self) -> Command:
+        """COMMAND as it reads."""
+        return self.header.command
+
+    @property
+    def enables(self) -> Command:
+        """IO, MEMORY and MASTER of COMMAND, as far as the power state lets them through (S0.6)."""
+        enables = self.command & ENABLES
+        for capability in self.capabilities:
+            enables &= capability.permits()
+        return enables
+
+    @property
+    def memory_enabled(self) -> bool:
+        """True while memory BARs answer: COMMAND's MEMORY bit, and a power state above D3hot (S0.6)."""
+        return Command.MEMORY in self.enables
+
+    @property
+    def intx_disabled(self) -> bool:
+        """True while INTX_DISABLE keeps the line from being signalled (S2.16)."""
+        return Command.INTX_DISABLE in self.command
+
+    def set_interrupt_status(self, asserted: bool) -> None:
+        """Shows the INTx line in STATUS bit 3, whatever INTX_DISABLE says (S2.16)."""
+        self.header.set_bits("status", Status.INTERRUPT, asserted)
+
+    def report_errors(self, errors: Status) -> None:
+        """Sets STATUS error bits, which the guest clears by writing 1 (S2.17)."""
+        self.header.set_bits("status", errors & STATUS_ERRORS, True)
+
+    def find(self, kind: type[B]) -> B | None:
+        """The first capability of a class, alive: its methods act on this configuration space. None without one."""
+        return next((block for block in self.capabilities if isinstance(block, kind)), None)
+
+    def owner(self, offset: int) -> Block | None:
+        """Who owns a byte: the header, a capability, or None for a gap (S2.7)."""
+        return self._owners[offset]
+
+    @property
+    def image(self) -> bytes:
+        """All bytes at this moment."""
+        return bytes(self._values)
+
+    @property
+    def reset_image(self) -> bytes:
+        """All bytes after power-on."""
+        return self._assembly.reset
+
+    def reset(self) -> None:
+        """Back to the power-on image, sticky bits excepted (S2.30).
+
+        The port learns of enables and power states that end; interrupts are the device's to drop, before or after.
+        """
+        before = [block.snapshot() for block in self._blocks]
+        image = bytes(
+            value & sticky | reset & ~sticky
+            for value, reset, sticky in zip(self._values, self._assembly.reset, self._assembly.sticky, strict=True)
+        )
+        self._values[:] = image
+        for block, old in zip(self._blocks, before, strict=True):
+            block.on_reset(old)
+        self._announce()
+
+    def _announce(self) -> None:
+        old, new = self._enables, self.enables
+        if old == new:
+            return
+        self._enables = new
+        self.port.enables_changed(old, new)
+        if Command.MASTER in new & ~old:
+            for index in _MESSAGE_INTERRUPTS:
+                self.port.interrupts_changed(index)
