@@ -1,1 +1,156 @@
-"""vfuserver: PCI devices in Python, outside QEMU."""
+"""vfuserver: PCI devices in Python, outside QEMU. The public API, re-exports only.
+
+    from vfuserver import Bar, PciDevice, PciIdentity
+
+Names are imported when they are first asked for (PEP 562), so that `import vfuserver` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    __version__: str
+
+    from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
+    from vfuserver.device.describe import describe
+    from vfuserver.device.dma import Dma
+    from vfuserver.device.intx import Intx, IntxLine
+    from vfuserver.device.job import job
+    from vfuserver.device.loader import list_devices, load
+    from vfuserver.device.option import Option
+    from vfuserver.device.pci_device import PciDevice
+    from vfuserver.device.state import State
+    from vfuserver.device.suggest import suggest
+    from vfuserver.device.timer import timer
+    from vfuserver.errors import (
+        CommandError,
+        DeclarationError,
+        DmaError,
+        LocalError,
+        PeerError,
+        UsageError,
+        VfuserverError,
+    )
+    from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
+    from vfuserver.pci.caps.msi import Msi
+    from vfuserver.pci.caps.msi_x import MsiX
+    from vfuserver.pci.caps.pci_express import PciExpress
+    from vfuserver.pci.caps.power_management import PowerManagement
+    from vfuserver.pci.caps.vendor_specific import VendorSpecific
+    from vfuserver.pci.identity import PciIdentity
+    from vfuserver.registers.memory import MemoryWindow
+    from vfuserver.registers.policy import COUNTER, RC, RESERVED, RO, RW, W1C, W1S, WO, Policy, Reads, Writes
+    from vfuserver.registers.register import Register, RegisterArray
+    from vfuserver.vfio.backend import Backend, Client, ResetReason
+
+_HOMES = {
+    "vfuserver.device.bar": ("Bar", "BoundBar", "GiB", "KiB", "MiB"),
+    "vfuserver.device.describe": ("describe",),
+    "vfuserver.device.dma": ("Dma",),
+    "vfuserver.device.intx": ("Intx", "IntxLine"),
+    "vfuserver.device.job": ("job",),
+    "vfuserver.device.loader": ("list_devices", "load"),
+    "vfuserver.device.option": ("Option",),
+    "vfuserver.device.pci_device": ("PciDevice",),
+    "vfuserver.device.state": ("State",),
+    "vfuserver.device.suggest": ("suggest",),
+    "vfuserver.device.timer": ("timer",),
+    "vfuserver.errors": (
+        "CommandError",
+        "DeclarationError",
+        "DmaError",
+        "LocalError",
+        "PeerError",
+        "UsageError",
+        "VfuserverError",
+    ),
+    "vfuserver.pci.caps.device_serial_number": ("DeviceSerialNumber",),
+    "vfuserver.pci.caps.msi": ("Msi",),
+    "vfuserver.pci.caps.msi_x": ("MsiX",),
+    "vfuserver.pci.caps.pci_express": ("PciExpress",),
+    "vfuserver.pci.caps.power_management": ("PowerManagement",),
+    "vfuserver.pci.caps.vendor_specific": ("VendorSpecific",),
+    "vfuserver.pci.identity": ("PciIdentity",),
+    "vfuserver.registers.memory": ("MemoryWindow",),
+    "vfuserver.registers.policy": (
+        "COUNTER",
+        "RC",
+        "RESERVED",
+        "RO",
+        "RW",
+        "W1C",
+        "W1S",
+        "WO",
+        "Policy",
+        "Reads",
+        "Writes",
+    ),
+    "vfuserver.registers.register": ("Register", "RegisterArray"),
+    "vfuserver.vfio.backend": ("Backend", "Client", "ResetReason"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "COUNTER",
+    "RC",
+    "RESERVED",
+    "RO",
+    "RW",
+    "W1C",
+    "W1S",
+    "WO",
+    "Backend",
+    "Bar",
+    "BoundBar",
+    "Client",
+    "CommandError",
+    "DeclarationError",
+    "DeviceSerialNumber",
+    "Dma",
+    "DmaError",
+    "GiB",
+    "Intx",
+    "IntxLine",
+    "KiB",
+    "LocalError",
+    "MemoryWindow",
+    "MiB",
+    "Msi",
+    "MsiX",
+    "Option",
+    "PciDevice",
+    "PciExpress",
+    "PciIdentity",
+    "PeerError",
+    "Policy",
+    "PowerManagement",
+    "Reads",
+    "Register",
+    "RegisterArray",
+    "ResetReason",
+    "State",
+    "UsageError",
+    "VendorSpecific",
+    "VfuserverError",
+    "Writes",
+    "describe",
+    "job",
+    "list_devices",
+    "load",
+    "suggest",
+    "timer",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("vfuserver")
+    if name not in _HOME:
+        raise AttributeError(f"module 'vfuserver' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,113 @@
+"""Everything of one device that goes on by itself: runs of jobs, asynchronous accesses, timers; one brake for all.
+
+It must not know what jobs and timers do, nor registers. Device state that outlives a process is not here: jobs and
+timers tell their own (`job`, `timer`).
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from vfuserver.device.run import Brake, Run
+from vfuserver.errors import CommandError, LocalError
+from vfuserver.vfio import Later
+
+log = logging.getLogger(__name__)
+
+
+class Holdable(Protocol):
+    """What stop() holds and run() releases besides runs: timers."""
+
+    def hold(self) -> None:
+        """Time stands still."""
+
+    def release(self) -> None:
+        """Time goes on; also called when a loop may have become available."""
+
+
+class Activity:
+    """The runs and timers of one device."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.brake = Brake()
+        self.timers: list[Holdable] = []
+        self._runs: set[Run] = set()
+        self._answers: dict[Run, Later] = {}
+
+    def start(
+        self, coroutine: Coroutine[Any, Any, Any], what: str, finished: Callable[[object], None] | None = None
+    ) -> Run:
+        """Runs a coroutine; without a running loop it begins when one is there (`kick`)."""
+
+        def done(run: Run, result: object) -> None:
+            self._runs.discard(run)
+            if isinstance(result, Exception):
+                log.error("%s: %s failed: %s", self.owner, what, result, exc_info=result)
+            if finished is not None:
+                finished(result)
+
+        return self._launch(Run(coroutine, self.brake, done, what=f"{self.owner} {what}"))
+
+    def answer(self, coroutine: Coroutine[Any, Any, Any], what: str) -> Later:
+        """Runs the coroutine of an asynchronous access; its result, or its exception, answers the access."""
+
+        def done(run: Run, result: object) -> None:
+            self._forget(run)
+            if isinstance(result, Exception) and not isinstance(result, CommandError):
+                log.error("%s: %s failed: %s", self.owner, what, result, exc_info=result)
+            later.set_result(result)
+
+        run = Run(coroutine, self.brake, done, what=f"{self.owner} {what}", answering=True)
+        later = self._answers[run] = Later(run.what, on_cancel=lambda: self.end(run))
+        self._launch(run)
+        return later
+
+    def end(self, run: Run) -> None:
+        """Ends one run at once."""
+        self._forget(run)
+        run.end()
+
+    def end_all(self) -> None:
+        """Ends every run at once: reset, close. Accesses that wait for one are answered with EIO."""
+        for run in tuple(self._runs):
+            later = self._answers.get(run)
+            self.end(run)
+            if later is not None:
+                later.set_error(CommandError(errno.EIO, f"{run.what}: the device was reset"))
+
+    def hold(self) -> None:
+        """Runs stop at their next await, timers stand still."""
+        self.brake.hold()
+        for timer in self.timers:
+            timer.hold()
+
+    def release(self) -> None:
+        """What hold() held goes on."""
+        self.brake.release()
+        self.kick()
+
+    def kick(self) -> None:
+        """Starts what waited for a loop."""
+        for run in self._runs:
+            run.launch()
+        if not self.brake.on:
+            for timer in self.timers:
+                timer.release()
+
+    def client_lost(self) -> None:
+        """DMA of everything that is running now fails from here on, even if another client comes."""
+        for run in self._runs:
+            run.client_lost = True
+
+    def _forget(self, run: Run) -> None:
+        self._runs.discard(run)
+        self._answers.pop(run, None)
+
+    def _launch(self, run: Run) -> Run:
+        if len(self._runs) >= 65536:
+            raise LocalError(f"{self.owner}: more than 65536 jobs at a time; {run.what} is not started")
+        self._runs.add(run)
+        run.launch()
+        return run

@@ -1,0 +1,107 @@
+"""A device class as data: what `vfuserver describe` prints, as text or as JSON.
+
+Everything comes from the declarations that serve accesses. It must not know the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from inspect import getdoc
+from typing import Any
+
+from vfuserver.device.bar import Bar
+from vfuserver.device.declaration import Declaration
+from vfuserver.device.loader import summary
+from vfuserver.device.pci_device import PciDevice
+from vfuserver.pci.caps.msi import Msi
+from vfuserver.pci.caps.msi_x import MsiX
+from vfuserver.pci.describe import describe as describe_config
+
+
+def describe(device: type[PciDevice]) -> dict[str, Any]:
+    """Identity, BARs with registers, capabilities, interrupts, options, state and work; plain data, ready for JSON.
+
+    Offsets and sizes are bytes; `hooks` of a register names the accesses that run Python.
+    """
+    declared = device.declaration
+    config = describe_config(declared.config_space())
+    return {
+        "name": device.device_name,
+        "summary": summary(device),
+        "doc": getdoc(device) or "",
+        "identity": asdict(declared.identity),
+        "config_size": config.size,
+        "bars": [_bar(bar) for bar in sorted(declared.bars, key=lambda bar: bar.index)],
+        "capabilities": [
+            {**asdict(one), "fields": [asdict(field) for field in one.fields]} for one in config.capabilities
+        ],
+        "interrupts": _interrupts(declared),
+        "options": [
+            {"key": one.key, "default": one.default, "legal": one.legal, "doc": one.doc}
+            for one in declared.options.values()
+        ],
+        "state": [{"name": name, "type": type(one.default).__name__} for name, one in declared.states.items()],
+        "jobs": [{"name": name, "doc": one.doc, "several": one.several} for name, one in declared.jobs.items()],
+        "timers": [{"name": name, "doc": one.doc, "period": one.period} for name, one in declared.timers.items()],
+    }
+
+
+def render(description: dict[str, Any]) -> str:
+    """The description as text for people."""
+    return "\n".join(_lines(description))
+
+
+def _bar(bar: Bar) -> dict[str, Any]:
+    return {
+        "index": bar.index,
+        "name": bar.name,
+        "kind": bar.place.kind.value,
+        "size": bar.size,
+        "prefetchable": bar.place.prefetchable,
+        "mappable": [{"offset": offset, "size": size} for offset, size in bar.areas],
+        "doc": bar.doc,
+        "registers": bar.describe(),
+    }
+
+
+def _interrupts(declared: Declaration) -> dict[str, Any]:
+    vectors = {type(one): one.vectors for one in declared.capabilities if isinstance(one, Msi | MsiX)}
+    return {
+        "intx": declared.intx.pin if declared.intx is not None else None,
+        "msi": vectors.get(Msi, 0),
+        "msix": vectors.get(MsiX, 0),
+        "err": 1,
+        "req": 1,
+    }
+
+
+def _lines(one: dict[str, Any]) -> Iterator[str]:
+    identity = one["identity"]
+    yield f"{one['name']}: {one['summary']}"
+    yield (
+        f"  {identity['vendor']:04x}:{identity['device']:04x} revision {identity['revision']:#04x}, "
+        f"class {identity['class_code']:06x}, subsystem {identity['subsystem_vendor']:04x}:{identity['subsystem']:04x}"
+    )
+    for bar in one["bars"]:
+        yield from _bar_lines(bar)
+    yield f"  configuration space of {one['config_size']} bytes"
+    for capability in one["capabilities"]:
+        yield f"    {capability['offset']:#05x} {capability['name']}"
+    interrupts = one["interrupts"]
+    yield "  interrupts: " + ", ".join(f"{name} {count}" for name, count in interrupts.items() if count)
+    for option in one["options"]:
+        yield f"  --set {option['key']}={option['default']} ({option['legal']}): {option['doc']}"
+
+
+def _bar_lines(bar: dict[str, Any]) -> Iterator[str]:
+    mappable = ", ".join(f"{area['offset']:#x}+{area['size']:#x}" for area in bar["mappable"])
+    yield f"  BAR{bar['index']} {bar['name']}: {bar['size']:#x} bytes, {bar['kind']}" + (
+        f", mappable {mappable}" if mappable else ""
+    )
+    for row in bar["registers"]:
+        count = f" x {row['count']}" if row["count"] > 1 else ""
+        hooks = f" [{'async ' if row['asynchronous'] else ''}{'/'.join(row['hooks'])} hook]" if row["hooks"] else ""
+        reset = f" = {row['reset']:#x}" if isinstance(row["reset"], int) and row["reset"] else ""
+        doc = f"  {row['doc']}" if row["doc"] else ""
+        yield f"    {row['offset']:#06x} {row['width']}{count} {row['policy']:<8} {row['name']}{reset}{hooks}{doc}"

@@ -1,0 +1,178 @@
+"""Finds device classes: built-in ones, other packages' by entry point, a file's, a module's.
+
+DEVICE is a name ("edu": a folder of the package `vfuserver_devices`, or an entry point of the group
+`vfuserver.devices`), `path/to/file.py:Class`, or `package.module:Class`. Nothing is imported before it is asked for,
+except for listing. It must not start anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from vfuserver.device.pci_device import PciDevice
+from vfuserver.errors import UsageError, VfuserverError
+
+BUILT_IN: Final = "vfuserver_devices"
+GROUP: Final = "vfuserver.devices"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of `vfuserver list`. `error` says why a device could not be looked at; then the rest is empty."""
+
+    name: str
+    origin: str
+    doc: str = ""
+    vendor: int = 0
+    device: int = 0
+    error: str = ""
+
+
+def load(device: str) -> type[PciDevice]:
+    """The class that DEVICE names. UsageError says what exists and what to do."""
+    place, colon, attribute = device.rpartition(":")
+    if colon and place.endswith(".py"):
+        return _class_of(_import_file(Path(place)), attribute, device)
+    if colon:
+        return _class_of(_import_module(place, device), attribute, device)
+    if device.endswith(".py"):
+        return _only_class(_import_file(Path(device)), device)
+    return _load_name(device)
+
+
+def list_devices() -> list[Listed]:
+    """Every built-in device and every entry point, by name. A device that does not import is listed with its error."""
+    listed = [_listed(name, "built in", lambda name=name: _load_built_in(name)) for name in _built_in_names()]
+    listed += [_listed(point.name, point.value, lambda point=point: _load_entry(point)) for point in _entry_points()]
+    return sorted(listed, key=lambda one: one.name)
+
+
+def _load_name(device: str) -> type[PciDevice]:
+    if device in _built_in_names():
+        return _load_built_in(device)
+    for point in _entry_points():
+        if point.name == device:
+            return _load_entry(point)
+    names = ", ".join(sorted({*_built_in_names(), *(point.name for point in _entry_points())}))
+    raise UsageError(
+        f"there is no device {device}: there are {names or 'none'}; a class of your own is named as "
+        f"path/to/file.py:Class or package.module:Class"
+    )
+
+
+def _built_in_names() -> list[str]:
+    spec = importlib.util.find_spec(BUILT_IN)
+    places = spec.submodule_search_locations if spec is not None else None
+    modules = pkgutil.iter_modules(places or [])
+    return sorted(module.name.replace("_", "-") for module in modules if module.ispkg)
+
+
+def _entry_points() -> Iterator[EntryPoint]:
+    yield from entry_points(group=GROUP)
+
+
+def _load_built_in(name: str) -> type[PciDevice]:
+    module = f"{BUILT_IN}.{name.replace('-', '_')}"
+    return _named(_only_class(_import_module(module, name), name), name)
+
+
+def _load_entry(point: EntryPoint) -> type[PciDevice]:
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"device {point.name} ({point.value}) cannot be imported: {error}") from error
+    if not _is_device(loaded):
+        raise UsageError(f"device {point.name}: {point.value} must be a PciDevice class, not {loaded!r}")
+    return _named(loaded, point.name)
+
+
+def _named(found: type[PciDevice], name: str) -> type[PciDevice]:
+    found.device_name = name
+    return found
+
+
+def _import_module(module: str, device: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"device {device}: module {module} cannot be imported: {error}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}: a device of your own is named as path/to/file.py:Class")
+    name = f"vfuserver_file_{path.stem}_{abs(hash(str(path.resolve()))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be imported: it must be a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _is_device(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, PciDevice) and hasattr(value, "declaration")
+
+
+def _classes(module: ModuleType) -> dict[str, type[PciDevice]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if _is_device(value) and value.__module__.startswith(module.__name__)
+    }
+
+
+def _class_of(module: ModuleType, attribute: str, device: str) -> type[PciDevice]:
+    found = getattr(module, attribute, None)
+    if not _is_device(found):
+        there = ", ".join(_classes(module)) or "none"
+        raise UsageError(f"device {device}: {attribute} must be a PciDevice class; in that file there are: {there}")
+    assert isinstance(found, type)
+    return found
+
+
+def _only_class(module: ModuleType, device: str) -> type[PciDevice]:
+    classes = list(_classes(module).values())
+    if len(classes) != 1:
+        names = ", ".join(one.__name__ for one in classes) or "none"
+        raise UsageError(f"device {device} must have one PciDevice class, not {names}: name it, as FILE.py:Class")
+    return classes[0]
+
+
+def _listed(name: str, origin: str, find: object) -> Listed:
+    assert callable(find)
+    try:
+        found: type[PciDevice] = find()
+    except VfuserverError as error:
+        return Listed(name, origin, error=str(error))
+    identity = found.declaration.identity
+    return Listed(name, origin, summary(found), identity.vendor, identity.device)
+
+
+def summary(found: type[PciDevice]) -> str:
+    """The first line of the docstring: of a built-in device's package, of any other's class, else of its module."""
+    home = found.__module__
+    if home.startswith(f"{BUILT_IN}."):
+        return _first_line(sys.modules[".".join(home.split(".")[:2])].__doc__)
+    module = sys.modules.get(home)
+    return _first_line(found.__doc__) or _first_line(module.__doc__ if module is not None else None)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]

@@ -1,0 +1,280 @@
+"""PciDevice: what a device author derives from, and the Backend that engines serve.
+
+A class body declares identity, capabilities, BARs with registers, state, jobs, timers and options; an instance holds
+their values behind the `vfio.Backend` contract. Its life: made (power-on) -> attach(client) -> detach() -> ... ->
+close(); reset() at any time; stop() and run() when a migration moves it. It must not know messages, sockets or loops:
+coroutines run on whatever loop is running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vfuserver._core import Gate
+from vfuserver.device import snapshot
+from vfuserver.device.activity import Activity
+from vfuserver.device.bar import TABLE_SLOT, Areas, Bar, BoundBar
+from vfuserver.device.config_port import DevicePort
+from vfuserver.device.declaration import Declaration, collect, device_name
+from vfuserver.device.dma import Dma
+from vfuserver.device.interrupts import Interrupts
+from vfuserver.device.intx import IntxLine
+from vfuserver.device.msix_table import TABLE, MsixTable
+from vfuserver.device.option import parse_options
+from vfuserver.errors import LocalError
+from vfuserver.pci.capability import AnyCapability
+from vfuserver.pci.caps.msi_x import MsiX
+from vfuserver.pci.caps.vendor_specific import VendorSpecific
+from vfuserver.pci.identity import PciIdentity
+from vfuserver.registers import Declared, MemoryWindow
+from vfuserver.vfio import (
+    ABSENT,
+    PCI_NUM_REGIONS,
+    Backend,
+    Client,
+    Later,
+    PciRegion,
+    Region,
+    RegionFlags,
+    ResetReason,
+)
+
+if TYPE_CHECKING:
+    from vfuserver._core import ReadHook, WriteHook
+
+
+class PciDevice(Backend):
+    """Base class of device models.
+
+    Class attributes: `identity` (required), `capabilities`, `intx = Intx()`, `Bar`s with registers, `State`, `Option`,
+    methods under `@job` and `@timer`. A base class that is no device itself says `class Base(PciDevice,
+    abstract=True)`. Override `on_reset`, `on_vendor_write` and `mappable_areas` as needed.
+
+    Raises DeclarationError at class creation; UsageError when made with an option that does not exist.
+    """
+
+    identity: ClassVar[PciIdentity]
+    capabilities: ClassVar[Sequence[AnyCapability]] = ()
+    declaration: ClassVar[Declaration]
+    device_name: ClassVar[str] = "device"
+
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        if "device_name" not in cls.__dict__:
+            cls.device_name = device_name(cls.__name__)
+        if not abstract:
+            cls.declaration = collect(cls, _RESERVED)
+
+    def __init__(self, *, name: str | None = None, **options: object) -> None:
+        """Powers the device on. `name` is what messages call it; `options` are declared Options, as text or typed."""
+        declared = self.declaration
+        self.name = name or self.device_name
+        self.log = logging.getLogger(f"vfuserver.device.{self.name}")
+        self.gate = Gate()
+        self.dma = Dma(self.gate)
+        self.activity = Activity(self.name)
+        self.client: Client | None = None
+        self.__dict__.update(parse_options(self.device_name, declared.options, options))
+        self._reset_state()
+        self.bars = {bar.index: self._bind_bar(bar) for bar in declared.bars}
+        capabilities = [self._bind_capability(capability) for capability in declared.capabilities]
+        self.config = declared.config_space(DevicePort(self), capabilities)
+        self.interrupts = self._make_interrupts()
+        self.irqs = self.interrupts.infos()
+        self.regions = self._make_regions()
+        self._bind_work()
+        self.on_reset()
+
+    # -- what an author overrides -------------------------------------------------------------------------------
+
+    def on_reset(self) -> None:
+        """Called at power-on and at the end of each reset, when everything declared has its first value again."""
+
+    def on_vendor_write(self, offset: int, data: bytes) -> None:
+        """Called after a write into the vendor-specific capability; `offset` counts from its first byte."""
+
+    def mappable_areas(self, bar: Bar) -> Areas:
+        """What a client may map of a backed BAR, as (offset, size); asked once, when the device is made."""
+        return bar.areas
+
+    # -- what an author calls -----------------------------------------------------------------------------------
+
+    def interrupt(self, vector: int = 0) -> None:
+        """Raises a vector on MSI-X if the client has armed it, else on MSI, else asserts INTx (S2.19, S2.21).
+
+        A vector that cannot be sent is pending until it can. LocalError for one that the device does not declare.
+        """
+        self.interrupts.raise_(vector)
+
+    # -- the contract -------------------------------------------------------------------------------------------
+
+    def attach(self, client: Client) -> None:
+        """A client has come. LocalError while another one is attached."""
+        if self.client is not None:
+            raise LocalError(f"{self.name}: a client is attached already; detach() it first")
+        self.client = client
+        self.dma.attach(client)
+        self.interrupts.attach(client)
+        self.activity.kick()
+
+    def detach(self) -> None:
+        """The client is gone: DMA fails with ENODEV, interrupts become pending, state stays. Idempotent."""
+        if self.client is None:
+            return
+        self.interrupts.attach(None)
+        self.client = None
+        self.dma.detach()
+        self.activity.client_lost()
+
+    def interrupts_ready(self, index: int, start: int, count: int) -> None:
+        """SET_IRQS armed or unmasked vectors: what is pending there, and an asserted INTx, is signalled now."""
+        self.interrupts.ready(index, start, count)
+
+    def reset(self, reason: ResetReason) -> Later | None:
+        """The device's one reset: jobs and timers end, then registers, state, interrupts and configuration space
+        return to their power-on values, then on_reset(). Eventfds, mappings and BAR files stay (S2.30)."""
+        self.log.info("%s: reset (%s)", self.name, reason.value)
+        self._end_work()
+        self.interrupts.reset()
+        for bar in self.bars.values():
+            bar.reset()
+        self._reset_state()
+        self.config.reset()
+        self.on_reset()
+        return None
+
+    def stop(self) -> None:
+        """Stops the device for migration: no hooks, no DMA, no interrupts; jobs are held at their next await and
+        timers stand still (S3.9). Idempotent."""
+        self.gate.clear(Gate.RUNNING)
+        self.activity.hold()
+
+    def run(self) -> None:
+        """Lets a stopped device go on, and starts what waited for a loop; pending interrupts are sent. Idempotent."""
+        self.gate.set(Gate.RUNNING)
+        self.activity.release()
+        self.interrupts.resume()
+
+    async def quiesce(self) -> None:
+        """Stops the device and waits until DMA that was under way has ended (S3.10)."""
+        self.stop()
+        while self.dma.outstanding:
+            await asyncio.sleep(0.0005)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything declared, as plain data: registers, state, jobs, timers, interrupts. Stop the device first."""
+        return snapshot.take(self)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Sets what snapshot() gave; jobs start again from their arguments. CommandError(EINVAL) if it is not of
+        this class. Restore into a stopped device, then run() it."""
+        self._end_work()
+        snapshot.put(self, saved)
+
+    def describe_access(self, region: int, offset: int) -> str:
+        """The register's name and place, such as `BAR0+0x18 (raise)`."""
+        if region == PciRegion.CONFIG:
+            return f"config+{offset:#x}"
+        bar = self.bars.get(region)
+        row = bar.declared.at(offset) if bar is not None else None
+        return f"BAR{region}+{offset:#x}" + (f" ({row.name})" if row is not None else "")
+
+    def close(self) -> None:
+        """Ends jobs and timers, drops the registers, closes the BARs' files. Idempotent."""
+        self.detach()
+        self._end_work()
+        self.regions = ()
+        self.interrupts.table = None
+        for bar in self.bars.values():
+            bar.close()
+        for name in [name for name in self.__dict__ if name.startswith(TABLE_SLOT)]:
+            del self.__dict__[name]
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    def _bind_bar(self, bar: Bar) -> BoundBar:
+        hooks = {row.index: self._hooks(bar, row) for row in bar.rows if row.read_hook or row.write_hook}
+        areas = self.mappable_areas(bar) if bar.backing else ()
+        bound = BoundBar(bar, self.name, hooks, self.gate, areas)
+        self.__dict__[bar.name] = bound
+        self.__dict__[bar.slot] = bound.table
+        for row in bar.rows:
+            if isinstance(row, MemoryWindow):
+                self.__dict__[row.key] = bound.windows[row.index]
+        return bound
+
+    def _hooks(self, bar: Bar, row: Declared) -> tuple[ReadHook | None, WriteHook | None]:
+        where = f"{bar.label}+{row.offset:#x} ({row.name})"
+        return self._hook(row.read_hook, where), self._hook(row.write_hook, where)
+
+    def _hook(self, function: Callable[..., Any] | None, where: str) -> Callable[..., Any] | None:
+        if function is None:
+            return None
+        own = any(vars(base).get(function.__name__) is function for base in type(self).__mro__)
+        bound: Callable[..., Any] = getattr(self, function.__name__) if own else function.__get__(self)
+        if not iscoroutinefunction(bound):
+            return bound
+        return lambda *args: self.activity.answer(bound(*args), where)
+
+    def _bind_work(self) -> None:
+        for name, job in self.declaration.jobs.items():
+            self.__dict__[name] = job.bind(self, self.activity)
+        for name, timer in self.declaration.timers.items():
+            self.__dict__[name] = timer.bind(self, self.activity)
+
+    def _bind_capability(self, capability: AnyCapability) -> AnyCapability:
+        if isinstance(capability, VendorSpecific) and capability.handler is None:
+            return replace(capability, handler=lambda write: self.on_vendor_write(write.offset, write.data))
+        return capability
+
+    def _make_interrupts(self) -> Interrupts:
+        line = None
+        if self.declaration.intx is not None:
+            line = self.__dict__[self.declaration.intx_name] = IntxLine(self.config, self.gate)
+        return Interrupts(self.config, self.gate, line, self._msix_table())
+
+    def _msix_table(self) -> MsixTable | None:
+        capability = self.config.find(MsiX)
+        if capability is None:
+            return None
+        table, pba = self.bars[capability.table_bar], self.bars[capability.pba_in]
+        row = next(row.index for row in table.declared.rows if row.name == TABLE)
+        pending = pba.windows[pba.declared.layout.index_at(capability.pba_offset)]
+        return MsixTable(table.table, row, pending, lambda: capability.masked_all)
+
+    def _make_regions(self) -> tuple[Region, ...]:
+        regions = [ABSENT] * PCI_NUM_REGIONS
+        for index, bar in self.bars.items():
+            regions[index] = bar.region()
+        flags = RegionFlags.READ | RegionFlags.WRITE
+        regions[PciRegion.CONFIG] = Region(self.config.size, flags, access=self.config.access)
+        return tuple(regions)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def _reset_state(self) -> None:
+        for name, state in self.declaration.states.items():
+            self.__dict__[name] = state.fresh()
+
+    def _end_work(self) -> None:
+        for name in self.declaration.jobs:
+            self.__dict__[name].cancel()
+        for name in self.declaration.timers:
+            self.__dict__[name].stop()
+        self.activity.end_all()
+
+
+_RESERVED = (
+    frozenset(dir(PciDevice))
+    | {"name", "log", "gate", "dma", "activity", "client", "bars", "config", "irqs"}
+    | {
+        "regions",
+        "interrupts",
+    }
+)
+"""Names that a declaration must not take."""

@@ -1,0 +1,155 @@
+"""One coroutine of a device in flight, driven by hand so that it can be held at its next await and ended at once.
+
+The task that asyncio sees is ours; inside it the author's coroutine is stepped with send() and throw(). Before each
+step the device's brake is asked: while the device is stopped nothing of the coroutine runs (S3.9), and what it was
+waiting for is delivered when the device runs again. It must not know jobs, registers or devices.
+"""
+
+import asyncio
+import logging
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import ContextVar, copy_context
+from typing import Any
+
+from vfuserver.vfio import ANSWERING
+
+log = logging.getLogger(__name__)
+
+CURRENT_RUN: ContextVar["Run | None"] = ContextVar("vfuserver_current_run", default=None)
+"""The run whose code is executing; DMA asks it whether its client is still the same."""
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Brake:
+    """One device's brake: while it is on, runs wait before their next step."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def hold(self) -> None:
+        """Runs stop at their next await."""
+        self.on = True
+
+    def release(self) -> None:
+        """Held runs go on."""
+        self.on = False
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def passed(self) -> None:
+        """Returns when the brake is off."""
+        while self.on:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+
+class Run:
+    """One execution. `finished(run, result or exception)` is called once, unless end() came first.
+
+    `answering`: a client's command waits for it, so message DMA must refuse (ANSWERING is set in its context).
+    """
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        brake: Brake,
+        finished: Callable[["Run", object], None],
+        *,
+        what: str,
+        answering: bool = False,
+    ) -> None:
+        self.what = what
+        self._ended = False
+        self.client_lost = False
+        self._coroutine = coroutine
+        self._brake = brake
+        self._finished = finished
+        self._answering = answering
+        self._stepping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def launch(self) -> None:
+        """Starts it on the running loop; nothing happens where none runs, or when it was launched before."""
+        loop = running_loop()
+        if loop is None or self._task is not None or self.ended():
+            return
+        context = copy_context()
+        context.run(ANSWERING.set, self._answering)
+        context.run(CURRENT_RUN.set, self)
+        self._task = loop.create_task(self._main(), name=self.what, context=context)
+
+    def ended(self) -> bool:
+        """True once it has finished or was ended."""
+        return self._ended
+
+    def end(self) -> None:
+        """Ends it now: its `finally` blocks have run when this returns (or at its next await, if it called this)."""
+        if self.ended():
+            return
+        self._ended = True
+        if not self._stepping:
+            self._close()
+            if self._task is not None:
+                self._task.cancel()
+
+    async def _main(self) -> None:
+        try:
+            result = await self._steps()
+        except asyncio.CancelledError:
+            if not self.ended():
+                raise
+            return
+        except Exception as error:
+            result = error
+        if not self.ended():
+            self._ended = True
+            self._finished(self, result)
+
+    @types.coroutine
+    def _steps(self) -> Generator[Any, Any, Any]:
+        error: BaseException | None = None
+        while True:
+            if self._brake.on and not isinstance(error, asyncio.CancelledError | GeneratorExit):
+                try:
+                    yield from self._brake.passed().__await__()
+                except asyncio.CancelledError as cancelled:
+                    error = cancelled
+            if self.ended():
+                return None
+            try:
+                waits_for = self._step(error)
+            except StopIteration as stop:
+                return stop.value
+            if self.ended():
+                self._close()
+                return None
+            error = None
+            try:
+                yield waits_for
+            except BaseException as raised:
+                error = raised
+
+    def _step(self, error: BaseException | None) -> Any:
+        self._stepping = True
+        try:
+            return self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+        finally:
+            self._stepping = False
+
+    def _close(self) -> None:
+        try:
+            self._coroutine.close()
+        except Exception:
+            log.exception("%s: its clean-up failed", self.what)

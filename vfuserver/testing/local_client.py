@@ -1,0 +1,185 @@
+"""A client in the same process: real memory behind a real IOVA table, real eventfds, no connection.
+
+It is what a session gives a device (`vfio.Client`), for tests that drive a Backend through its contract. It must not
+know any device.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from vfuserver import _core
+from vfuserver._core import PROT_READ, PROT_WRITE, Gate, Ioas
+from vfuserver.errors import DmaError
+from vfuserver.vfio import Backend, PciIrq
+
+
+class LocalMemory:
+    """Guest memory in memfds, mapped into an Ioas."""
+
+    def __init__(self, gate: Gate | None = None) -> None:
+        self.ioas = Ioas(gate)
+        self.lost = False
+        self._files: dict[int, mmap.mmap] = {}
+
+    def add(self, iova: int, size: int, prot: int = PROT_READ | PROT_WRITE) -> mmap.mmap:
+        """Maps `size` bytes (pages) of a new file at `iova` and returns the client's own view of them."""
+        fd = os.memfd_create("client", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            self.ioas.map(iova, size, prot, fd)
+            view = self._files[iova] = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        return view
+
+    def remove(self, iova: int, size: int) -> None:
+        """Unmaps every area inside the range."""
+        self.ioas.unmap(iova, size)
+
+    async def read(self, iova: int, length: int) -> bytes:
+        """As Memory.read."""
+        return self.read_now(iova, length)
+
+    async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
+        """As Memory.write."""
+        self.write_now(iova, data)
+
+    def read_now(self, iova: int, length: int) -> bytes:
+        """As Memory.read_now."""
+        self._check()
+        return self.ioas.read(iova, length)
+
+    def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
+        """As Memory.write_now."""
+        self._check()
+        self.ioas.write(iova, data)
+
+    def close(self) -> None:
+        """Unmaps everything."""
+        self.lost = True
+        self.ioas.clear()
+        for view in self._files.values():
+            view.close()
+
+    def _check(self) -> None:
+        if self.lost:
+            raise DmaError(errno.ENODEV, "the client is gone")
+
+
+class LocalInterrupts:
+    """Eventfds by (index, vector), armed and masked as SET_IRQS does it."""
+
+    def __init__(self) -> None:
+        self._fds: dict[tuple[int, int], int] = {}
+        self._masked: set[tuple[int, int]] = set()
+
+    def armed(self, index: int) -> bool:
+        """As Interrupts.armed."""
+        return any(at == index for at, _ in self._fds)
+
+    def trigger(self, index: int, vector: int) -> bool:
+        """As Interrupts.trigger."""
+        fd = self._fds.get((index, vector), -1)
+        if fd < 0 or (index, vector) in self._masked:
+            return False
+        _core.signal(fd)
+        return True
+
+    def arm(self, index: int, vectors: Iterable[int]) -> None:
+        """Gives vectors eventfds."""
+        for key in ((index, vector) for vector in vectors):
+            if key not in self._fds:
+                self._fds[key] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def disarm(self, index: int) -> None:
+        """Takes all eventfds of an index away."""
+        for key in [key for key in self._fds if key[0] == index]:
+            os.close(self._fds.pop(key))
+
+    def mask(self, index: int, vector: int, masked: bool) -> None:
+        """SET_IRQS MASK and UNMASK."""
+        (self._masked.add if masked else self._masked.discard)((index, vector))
+
+    def taken(self, index: int, vector: int = 0) -> int:
+        """How often the vector was signalled since the last question."""
+        with suppress(BlockingIOError):
+            return os.eventfd_read(self._fds[index, vector])
+        return 0
+
+    def close(self) -> None:
+        """Closes every eventfd."""
+        for index in PciIrq:
+            self.disarm(index)
+
+
+class LocalClient:
+    """A client of one backend. A context manager: it attaches on entry and detaches on exit."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.memory = LocalMemory(backend.gate)
+        self.interrupts = LocalInterrupts()
+
+    def __enter__(self) -> LocalClient:
+        self.backend.attach(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def enable(self, command: int = 0x0007) -> None:
+        """Writes COMMAND, as a driver does first: I/O, memory and bus mastering."""
+        self.write_config(0x04, command.to_bytes(2, "little"))
+
+    def arm(self, index: int, count: int = 1) -> None:
+        """SET_IRQS with eventfds for the first `count` vectors."""
+        self.interrupts.arm(index, range(count))
+        self.backend.interrupts_ready(index, 0, count)
+
+    def mask(self, index: int, vector: int = 0) -> None:
+        """SET_IRQS MASK."""
+        self.interrupts.mask(index, vector, True)
+
+    def unmask(self, index: int, vector: int = 0) -> None:
+        """SET_IRQS UNMASK."""
+        self.interrupts.mask(index, vector, False)
+        self.backend.interrupts_ready(index, vector, 1)
+
+    def taken(self, index: int, vector: int = 0) -> int:
+        """How often a vector was signalled since the last question."""
+        return self.interrupts.taken(index, vector)
+
+    def read(self, region: int, offset: int, width: int = 4) -> int:
+        """A REGION_READ of a little-endian value."""
+        table = self.backend.regions[region].table
+        assert table is not None
+        return int.from_bytes(table.read(offset, width), "little")
+
+    def write(self, region: int, offset: int, value: int, width: int = 4) -> None:
+        """A REGION_WRITE of a little-endian value."""
+        table = self.backend.regions[region].table
+        assert table is not None
+        table.write(offset, value.to_bytes(width, "little"))
+
+    def read_config(self, offset: int, count: int) -> bytes:
+        """A REGION_READ of configuration space."""
+        access = self.backend.regions[7].access
+        assert access is not None
+        return access(offset, count, None) or b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """A REGION_WRITE of configuration space."""
+        access = self.backend.regions[7].access
+        assert access is not None
+        access(offset, len(data), data)
+
+    def close(self) -> None:
+        """The connection ends: the backend is detached, memory and eventfds go. Idempotent."""
+        self.backend.detach()
+        self.memory.close()
+        self.interrupts.close()
