@@ -4,11 +4,13 @@ import pytest
 
 from vfuserver._core import Table
 from vfuserver.errors import CommandError
-from vfuserver.registers import RC, RO, RW, W1C, W1S, WO, Policy, RegisterMap
+from vfuserver.registers import RC, RO, RW, W1C, W1S, WO, MemoryWindow, Policy, RegisterMap
 
 
 def table(registers: RegisterMap) -> Table:
-    return Table(registers.compile("Test.registers"))
+    layout = registers.compile("Test.registers")
+    memory = {row.index: bytearray(row.reset_image("")) for row in registers.rows if isinstance(row, MemoryWindow)}
+    return Table(layout, memory=memory)
 
 
 def one(policy: Policy, reset: int) -> Table:

@@ -80,10 +80,10 @@ class MemoryWindow(Declared):
         return bytes(image)
 
     def row(self, where: str) -> RegisterRow:
-        """A MEMORY row; its masks mean nothing."""
+        """A MEMORY row without bytes of its own: every instance brings the memory. Its masks mean nothing."""
         flags = MEMORY | (READ_ONLY if self.read_only else 0)
         masks = RW().masks(self.width)
-        return (self.offset, 1, self.count, self.reset_image(where), masks.readable, 0, masks.store, 0, 0, flags)
+        return (self.offset, 1, self.count, b"", masks.readable, 0, masks.store, 0, 0, flags)
 
     def describe(self, where: str) -> dict[str, object]:
         """As any other entry; the reset image is told by its pieces."""
