@@ -1,0 +1,27 @@
+"""The guest's side: a complete vfio-user client in asyncio, for tools, tests and benchmarks. Re-exports only.
+
+It works against any vfio-user server and knows nothing of ours.
+"""
+
+from vfuserver.client.base import QEMU_PROPOSAL
+from vfuserver.client.channel import Channel, Reply
+from vfuserver.client.client import Client
+from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
+from vfuserver.client.guest_memory import GuestMap, GuestMemory
+from vfuserver.client.info import DeviceInfo, IrqInfo, RegionInfo
+from vfuserver.client.interrupt import Interrupt
+
+__all__ = [
+    "QEMU_PROPOSAL",
+    "Channel",
+    "Client",
+    "DeviceInfo",
+    "DisconnectedError",
+    "GuestMap",
+    "GuestMemory",
+    "Interrupt",
+    "IrqInfo",
+    "RegionInfo",
+    "Reply",
+    "ReplyTimeoutError",
+]

@@ -1,0 +1,171 @@
+"""Commands out, replies back, over one connected socket: message ids, futures, time-outs, descriptors.
+
+The bytes go through the same core as the server's (`Stream` and `Pump`), in the client's role: no regions, so every
+command that the server sends comes to `serve`, and every reply to `_take_reply`, which finds its future by message
+id. Commands may be pipelined: `submit` queues one and returns its future; everything queued in one turn of the loop
+leaves in one sendmsg. An id whose caller gave up is not used again before its late reply has come.
+
+It must not know any command's layout.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from vfuserver._core import Pump, Stream
+from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
+from vfuserver.errors import CommandError, LocalError
+from vfuserver.wire import NO_REPLY, command_message
+
+log = logging.getLogger("vfuserver.client")
+
+MAX_ID: Final = 1 << 16
+QUEUE_LIMIT: Final = 1 << 20
+"""Bytes queued above which `drain` waits for the server to read."""
+
+Serve = Callable[[int, int, int, bytes, list[int]], Any]
+"""serve(number, message id, flags, payload, fds): answers a command of the server (see `Stream`)."""
+
+
+class Reply(NamedTuple):
+    """A successful reply. The descriptors belong to whoever gets it."""
+
+    payload: bytes
+    fds: list[int]
+
+
+class Channel:
+    """One connection of a client, from a connected socket (owned from now on) to `close`."""
+
+    def __init__(self, sock: socket.socket, serve: Serve, *, max_transfer: int, timeout: float) -> None:
+        """`timeout` is in seconds, for each waited command."""
+        self.timeout = timeout
+        self.stream = Stream(serve, self._take_reply, max_transfer=max_transfer)
+        self.stream.negotiated = True
+        sock.setblocking(False)
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._pump = Pump(self.stream, sock.fileno())
+        self._ids = itertools.cycle(range(MAX_ID))
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._drained: asyncio.Event = asyncio.Event()
+        self._flushing = self._writing = False
+        self.ended: str | None = None
+        """Why the connection is over, or None."""
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    # -- commands
+
+    def submit(self, number: int, payload: bytes = b"", fds: Sequence[int] = ()) -> "asyncio.Future[Reply]":
+        """Queues a command; its future ends with the reply or an error. `fds` stay the caller's."""
+        message_id = self._free_id()
+        self._queue(command_message(number, message_id, payload), fds)
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting[message_id] = future
+        return future
+
+    def post(self, number: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """Queues a command with No_reply: nobody learns how it ended."""
+        self._queue(command_message(number, self._free_id(), payload, NO_REPLY), fds)
+
+    async def command(self, number: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Reply:
+        """Sends a command and waits for its reply. CommandError, ReplyTimeoutError, DisconnectedError."""
+        future = self.submit(number, payload, fds)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await future
+        except TimeoutError:
+            raise ReplyTimeoutError(
+                f"no reply to command {number} within {self.timeout:g} s ({len(self._waiting)} commands are waiting)"
+            ) from None
+
+    async def drain(self) -> None:
+        """Returns when the queue is short: at once, unless the server does not read."""
+        while self.stream.queued > QUEUE_LIMIT and self.ended is None:
+            self._drained.clear()
+            self._flush()
+            if self.stream.queued > QUEUE_LIMIT and self.ended is None:
+                await self._drained.wait()
+        self._must_be_open()
+
+    def close(self) -> None:
+        """Sends what is queued as far as the socket takes it, and closes. Idempotent."""
+        if self._socket.fileno() < 0:
+            return
+        if self.ended is None:
+            self._flush()
+        self._end("the client has closed the connection")
+        self.stream.close()
+        self._socket.close()
+
+    # -- inside
+
+    def _must_be_open(self) -> None:
+        if self.ended is not None:
+            raise DisconnectedError(self.ended)
+
+    def _free_id(self) -> int:
+        if len(self._waiting) == MAX_ID:
+            raise LocalError(f"{MAX_ID} commands are waiting for their replies, must be fewer")
+        return next(message_id for message_id in self._ids if message_id not in self._waiting)
+
+    def _queue(self, message: bytes, fds: Sequence[int]) -> None:
+        self._must_be_open()
+        self.stream.send(message, fds)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _take_reply(self, number: int, message_id: int, error: int, payload: bytes, fds: list[int]) -> None:
+        future = self._waiting.pop(message_id, None)
+        if future is not None and not future.done() and not error:
+            future.set_result(Reply(payload, fds))
+            return
+        for fd in fds:
+            os.close(fd)
+        if future is not None and not future.done():
+            future.set_exception(CommandError(error, f"the server refused command {number}"))
+        else:
+            log.warning("a reply to command %d (message %d) that nobody waits for", number, message_id)
+
+    def _readable(self) -> None:
+        self._after(self._pump.run())
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.ended is None:
+            self._after(self._pump.flush())
+
+    def _after(self, flags: int) -> None:
+        if flags & Pump.BROKEN:
+            reason = self.stream.broken or os.strerror(self._pump.error)
+            self._end(f"the stream from the server is broken: {reason}")
+        elif flags & Pump.EOF:
+            self._end("the server has closed the connection")
+        else:
+            self._watch_writable(bool(flags & Pump.WRITE))
+        if self.stream.queued <= QUEUE_LIMIT:
+            self._drained.set()
+
+    def _watch_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(self._socket.fileno())
+        self._writing = wanted
+
+    def _end(self, reason: str) -> None:
+        if self.ended is not None:
+            return
+        self.ended = reason
+        self._loop.remove_reader(self._socket.fileno())
+        self._watch_writable(False)
+        self._drained.set()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(DisconnectedError(reason))

@@ -1,0 +1,150 @@
+"""A guest's memory, and what of it a server may reach by DMA_READ and DMA_WRITE.
+
+It must not know sockets; `GuestMap.serve` answers the server's commands as QEMU does: EFAULT where nothing is mapped,
+EPERM without permission, E2BIG above the limit that the client stated.
+"""
+
+import errno
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from vfuserver.errors import CommandError
+from vfuserver.session.commands.dma_map import DmaMapFlags
+from vfuserver.session.commands.dma_read import DmaRead
+from vfuserver.session.commands.dma_write import DmaWrite
+from vfuserver.session.descriptors import Descriptors
+from vfuserver.wire import LayoutError
+
+
+class GuestMemory:
+    """`size` bytes of memory behind a memfd, which a server can map too."""
+
+    def __init__(self, size: int, name: str = "guest-memory") -> None:
+        self.size = size
+        self.fd = os.memfd_create(name)
+        os.ftruncate(self.fd, size)
+        self.buffer = mmap.mmap(self.fd, size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset`."""
+        return self.buffer[offset : offset + length]
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Stores `data` at `offset`."""
+        self.buffer[offset : offset + len(data)] = bytes(data)
+
+    def close(self) -> None:
+        """Unmaps and closes it. Idempotent."""
+        if self.fd >= 0:
+            self.buffer.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One mapped range: bytes [iova, iova + size) are `memory` from `offset` on."""
+
+    iova: int
+    size: int
+    memory: GuestMemory
+    offset: int
+    access: DmaMapFlags
+
+    def inside(self, iova: int, size: int) -> bool:
+        """True if it lies wholly inside the range."""
+        return iova <= self.iova and self.iova + self.size <= iova + size
+
+
+class GuestMap:
+    """The ranges that a client has mapped, by IOVA, and the answers to the server's DMA messages."""
+
+    def __init__(self) -> None:
+        self._mappings: list[Mapping] = []
+        self.max_transfer = 1048576
+        """Largest `count` that is served, bytes."""
+        self.bare_write_reply = False
+        """Answer DMA_WRITE with the header alone, as the first upstream QEMU client does (S0.14)."""
+        self.on_access: Callable[[str, int, int], None] | None = None
+        """Told of every DMA message: (command, address, count)."""
+
+    def add(self, mapping: Mapping) -> None:
+        """A range may be reached from now on."""
+        self._mappings.append(mapping)
+
+    def discard(self, mapping: Mapping) -> None:
+        """It may not any more."""
+        self._mappings.remove(mapping)
+
+    def remove(self, iova: int, size: int) -> None:
+        """Drops every range wholly inside this one."""
+        self._mappings = [mapping for mapping in self._mappings if not mapping.inside(iova, size)]
+
+    def serve(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> bytes:
+        """The reply to a command of the server. CommandError."""
+        with Descriptors(fds):
+            if number not in (DmaRead.number, DmaWrite.number):
+                raise CommandError(errno.ENOSYS, f"command {number} of a server is not known")
+            if fds:
+                raise CommandError(errno.EINVAL, "DMA messages carry no descriptors")
+            return self._read(payload) if number == DmaRead.number else self._write(payload)
+
+    def _read(self, payload: bytes) -> bytes:
+        address, count = self._arguments(DmaRead.name, payload)
+        data = b"".join(
+            piece.memory.read(piece.offset + at, size) for piece, at, size in self._pieces(address, count, "READ")
+        )
+        return DmaRead.reply.build(address=address, data=data)
+
+    def _write(self, payload: bytes) -> bytes:
+        address, count = self._arguments(DmaWrite.name, payload)
+        data = payload[DmaWrite.request.size :]
+        if len(data) < count:
+            raise CommandError(errno.EINVAL, f"{len(data)} bytes for a DMA_WRITE of {count}")
+        done = 0
+        for piece, at, size in self._pieces(address, count, "WRITE"):
+            piece.memory.write(piece.offset + at, data[done : done + size])
+            done += size
+        return b"" if self.bare_write_reply else DmaWrite.reply.pack(address, count)
+
+    def _arguments(self, name: str, payload: bytes) -> tuple[int, int]:
+        try:
+            address, count = DmaRead.request.unpack(payload)
+        except LayoutError as error:
+            raise CommandError(errno.EINVAL, str(error)) from error
+        if count > self.max_transfer:
+            raise CommandError(errno.E2BIG, f"{name} of {count} bytes, must be at most {self.max_transfer}")
+        if self.on_access:
+            self.on_access(name, address, count)
+        return address, count
+
+    def _pieces(self, address: int, count: int, access: str) -> list[tuple[Mapping, int, int]]:
+        """The access cut at mapping borders: (mapping, offset in it, length)."""
+        pieces = []
+        while count:
+            mapping = self._at(address)
+            if not mapping.access & DmaMapFlags[access]:
+                raise CommandError(errno.EPERM, f"{address:#x} does not allow {access}")
+            at = address - mapping.iova
+            size = min(count, mapping.size - at)
+            pieces.append((mapping, at, size))
+            address, count = address + size, count - size
+        return pieces
+
+    def _at(self, address: int) -> Mapping:
+        for mapping in self._mappings:
+            if mapping.iova <= address < mapping.iova + mapping.size:
+                return mapping
+        raise CommandError(errno.EFAULT, f"{address:#x} is not mapped")

@@ -1,0 +1,54 @@
+"""What a server says about its device, as values."""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+from vfuserver.errors import LocalError
+from vfuserver.vfio import DeviceFlags, IrqFlags, MmapArea, RegionFlags
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """The reply to DEVICE_GET_INFO."""
+
+    flags: DeviceFlags
+    num_regions: int
+    num_irqs: int
+
+
+@dataclass(frozen=True, slots=True)
+class IrqInfo:
+    """The reply to DEVICE_GET_IRQ_INFO."""
+
+    index: int
+    flags: IrqFlags
+    count: int
+
+
+@dataclass(slots=True)
+class RegionInfo:
+    """The reply to DEVICE_GET_REGION_INFO. It owns `fd` (-1: not mappable); sizes and offsets are in bytes."""
+
+    index: int
+    flags: RegionFlags
+    size: int
+    offset: int
+    areas: tuple[MmapArea, ...]
+    fd: int = -1
+
+    def mmap(self, area: MmapArea | None = None) -> mmap.mmap:
+        """Maps one area, or the whole region; the caller closes it. LocalError: the region has no descriptor."""
+        if self.fd < 0:
+            raise LocalError(f"region {self.index} came without a descriptor, so nothing of it can be mapped")
+        area = area or MmapArea(0, self.size)
+        writable = mmap.PROT_WRITE if self.flags & RegionFlags.WRITE else 0
+        return mmap.mmap(
+            self.fd, area.size, mmap.MAP_SHARED, mmap.PROT_READ | writable, offset=self.offset + area.offset
+        )
+
+    def close(self) -> None:
+        """Closes the descriptor. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

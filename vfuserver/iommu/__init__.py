@@ -1,0 +1,8 @@
+"""The client's memory as devices see it. Re-exports only.
+
+It must not know sessions, commands or devices.
+"""
+
+from vfuserver.iommu.access import Access, MessagePort
+
+__all__ = ["Access", "MessagePort"]

@@ -1,0 +1,34 @@
+"""VERSION: what both ends speak. The rules of the JSON are in `vfuserver.session.negotiation`."""
+
+from vfuserver.errors import PeerError
+from vfuserver.session.command import Command, Request
+from vfuserver.session.connection import Connection
+from vfuserver.session.negotiation import Capabilities, answer, parse_version_data, version_data
+from vfuserver.wire import U16, Layout, Rest
+
+MAJOR, MINOR = 0, 0
+"""QEMU proposes minor 0 and accepts nothing above it (field-notes C.2)."""
+
+
+class Version(Command, number=1, name="VERSION"):
+    """VFIO_USER_VERSION: the first message of a client; the reply is 0.0 and a subset of what it proposed.
+
+    `data` is JSON with a terminating NUL, or absent; then the reply has none either.
+    """
+
+    request = Layout("major" / U16, "minor" / U16, "data" / Rest)
+    reply = Layout("major" / U16, "minor" / U16, "data" / Rest)
+
+    @classmethod
+    def handle(cls, connection: Connection, request: Request) -> bytes:
+        """Settles the connection's limits. PeerError (the connection closes): another major, or bad data."""
+        values = request.values
+        if values.major != MAJOR:
+            raise PeerError(f"VERSION: the major version must be {MAJOR}, not {values.major}.{values.minor}")
+        proposed = parse_version_data(values.data)
+        theirs = Capabilities.stated(proposed or {})
+        told = answer(proposed or {}, connection.options.capabilities, len(values.data))
+        connection.agree(theirs, set(told))
+        connection.log.info("client speaks %d.%d: %s", values.major, values.minor, theirs)
+        data = b"" if proposed is None else version_data(told)
+        return cls.reply.build(major=MAJOR, minor=MINOR, data=data)

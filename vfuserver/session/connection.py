@@ -1,0 +1,75 @@
+"""What belongs to one connection: its areas, eventfds, DMA messages and what was agreed on. Handlers work on it.
+
+It must not know commands, messages' layouts, or event loops.
+"""
+
+from vfuserver._core import Ioas, Stream
+from vfuserver.iommu import Access
+from vfuserver.session.irqs import InterruptPort
+from vfuserver.session.log import ConnectionLog
+from vfuserver.session.negotiation import Capabilities
+from vfuserver.session.options import SessionOptions
+from vfuserver.session.outgoing import Outgoing
+from vfuserver.vfio import Backend, Interrupts, Memory
+
+
+class Connection:
+    """One client's view of one device, from its first byte to its last. Also the device's `vfio.Client` port."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        options: SessionOptions,
+        stream: Stream,
+        interrupts: InterruptPort,
+        outgoing: Outgoing,
+        log: ConnectionLog,
+    ) -> None:
+        self.backend = backend
+        self.options = options
+        self.stream = stream
+        self.log = log
+        self.theirs = Capabilities()
+        """What the client said that it can receive; the specification's defaults until VERSION."""
+        self.ioas = Ioas(backend.gate, max_areas=options.max_dma_maps)
+        self.irqs = interrupts
+        self.outgoing = outgoing
+        self._access = Access(self.ioas, outgoing)
+        self.memory: Memory = self._access
+        self.interrupts: Interrupts = interrupts
+
+    def agree(self, theirs: Capabilities, told: set[str]) -> None:
+        """VERSION is settled: `theirs` is what the client can, `told` the keys that our reply repeats.
+
+        A client that was not told our max_data_xfer_size counts on the default, so at least that much is taken.
+        """
+        self.theirs = theirs
+        ours = self.options.max_data_xfer_size
+        self.outgoing.max_transfer = min(ours, theirs.max_data_xfer_size)
+        default = Capabilities().max_data_xfer_size
+        self.stream.max_transfer = ours if "max_data_xfer_size" in told else max(ours, default)
+        self.stream.negotiated = True
+
+    def unmap(self, iova: int, size: int) -> int:
+        """Removes the areas inside a range and everything under way there; how many. CommandError as Ioas.unmap."""
+        removed = self.ioas.unmap(iova, size)
+        self.outgoing.forget(iova, size)
+        return removed
+
+    def unmap_all(self) -> int:
+        """Removes every area; how many."""
+        removed = self.ioas.clear()
+        self.outgoing.forget(0, 1 << 64)
+        return removed
+
+    def cut_off(self) -> None:
+        """The client is gone: the device's DMA fails with ENODEV from here on, what is under way included."""
+        self._access.detach()
+        self.outgoing.close()
+
+    def close(self) -> None:
+        """Gives back everything that came from the client."""
+        self.cut_off()
+        self.irqs.close()
+        self.ioas.clear()
+        self.stream.close()

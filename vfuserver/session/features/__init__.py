@@ -1,0 +1,1 @@
+"""Device features, one file each. `vfuserver.session.feature.FEATURES` finds them."""

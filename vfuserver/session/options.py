@@ -1,0 +1,56 @@
+"""What an operator may choose for a connection. Values only."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from vfuserver.errors import UsageError
+from vfuserver.session.negotiation import Capabilities
+
+MAX_MSG_FDS: Final = 16
+"""QEMU refuses a server that advertises more (field-notes C.2)."""
+MAX_DATA_XFER_SIZE: Final = 64 << 20
+"""Likewise."""
+MAX_DMA_MAPS: Final = 65535
+"""Likewise."""
+PAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Limits that this end states in VERSION (S1.14), and how long a command may wait for its answer.
+
+    `deadline` is in seconds and lies below QEMU's 5 s: a reply that comes after the client's own time-out kills the
+    connection (field-notes G). `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
+    """
+
+    max_msg_fds: int = MAX_MSG_FDS
+    max_data_xfer_size: int = 1 << 20
+    max_dma_maps: int = MAX_DMA_MAPS
+    pgsizes: int = PAGE
+    write_multiple: bool = False
+    deadline: float = 4.0
+    capabilities: Capabilities = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _must_lie("max_msg_fds", self.max_msg_fds, 1, MAX_MSG_FDS)
+        _must_lie("max_data_xfer_size", self.max_data_xfer_size, PAGE, MAX_DATA_XFER_SIZE)
+        _must_lie("max_dma_maps", self.max_dma_maps, 1, MAX_DMA_MAPS)
+        if self.pgsizes <= 0 or self.pgsizes % PAGE:
+            raise UsageError(f"pgsizes must be page sizes of at least {PAGE} or'ed together, not {self.pgsizes}")
+        if self.deadline <= 0:
+            raise UsageError(f"deadline must be a time in seconds, not {self.deadline}")
+        object.__setattr__(self, "capabilities", self._capabilities())
+
+    def _capabilities(self) -> Capabilities:
+        return Capabilities(
+            max_data_xfer_size=self.max_data_xfer_size,
+            max_msg_fds=self.max_msg_fds,
+            max_dma_maps=self.max_dma_maps,
+            write_multiple=self.write_multiple,
+            pgsizes=self.pgsizes,
+        )
+
+
+def _must_lie(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{name} must be {low} to {high}, not {value}")

@@ -1,0 +1,205 @@
+"""DMA_READ and DMA_WRITE to the client: how a device reaches memory that is not mapped here.
+
+A transfer is cut into pieces no larger than the smaller of both sides' max_data_xfer_size. Pieces are pipelined under
+message ids of our own, at most PIECES and about BYTES of them at one time, so that a client that does not read cannot
+make us hold more. A transfer ends with its last reply, or at once: with EIO when the client answers with an error,
+with EFAULT when its range is unmapped, with ENODEV when the client goes. The ids of pieces still under way are kept
+until their replies come, and what those carry is dropped.
+
+The layout is the specification's: address u64, count u64, data at message byte 32. The reply to a DMA_WRITE may be a
+bare header (the first upstream QEMU client, S0.14).
+
+The rule that must never be broken: no command of the same connection may wait for a DMA reply, because QEMU answers
+only after we have (seen: 5 s, then a dead connection). Code whose completion a command waits for is marked by
+`ANSWERING`; it gets EDEADLK here at once. Somebody else's job may well start a transfer while a command is held: it
+waits until that is answered.
+
+It must not know the IOAS or the device. It imports asyncio for the futures that a caller awaits, inside that call.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from typing import Final
+
+from vfuserver._core import Stream
+from vfuserver.errors import DmaError
+from vfuserver.session.log import ConnectionLog
+from vfuserver.vfio import ANSWERING
+from vfuserver.wire import Layout, command_message
+
+PIECES: Final = 16
+"""Messages under way at one time."""
+BYTES: Final = 4 << 20
+"""Bytes under way above which no further message is sent."""
+MAX_ID: Final = 1 << 16
+
+
+class _Transfer:
+    """One read (`data` None) or write, until its last piece is answered."""
+
+    __slots__ = ("buffer", "data", "done", "iova", "length", "sent", "settled")
+
+    def __init__(self, iova: int, length: int, data: memoryview | None, done: "asyncio.Future[None]") -> None:
+        self.iova = iova
+        self.length = length
+        self.data = data
+        self.buffer = bytearray(length if data is None else 0)
+        self.done = done
+        self.sent = self.settled = 0
+
+    def fail(self, error: DmaError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def settle(self, count: int) -> None:
+        self.settled += count
+        if self.settled == self.length and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Piece:
+    """One message under way."""
+
+    __slots__ = ("at", "count", "transfer")
+
+    def __init__(self, transfer: _Transfer, at: int, count: int) -> None:
+        self.transfer = transfer
+        self.at = at
+        self.count = count
+
+
+class Outgoing:
+    """The message port of one connection (an `iommu.MessagePort`)."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        read: tuple[int, Layout],
+        write: tuple[int, Layout],
+        flush: Callable[[], None],
+        log: ConnectionLog,
+    ) -> None:
+        """`read` and `write` are number and request layout of DMA_READ and DMA_WRITE; `flush` says: we queued."""
+        self._stream = stream
+        self._read, self._write = read, write
+        self._flush = flush
+        self._log = log
+        self._transfers: list[_Transfer] = []
+        self._pieces: dict[int, _Piece] = {}
+        self._under_way = 0
+        self._last_id = 0
+        self._closed = False
+        self.max_transfer = 1048576
+        """Largest piece in bytes."""
+
+    async def read(self, iova: int, length: int) -> bytes:
+        """Asks the client for bytes. DmaError: EIO, EFAULT, ENODEV, EDEADLK."""
+        transfer = self._begin(iova, length, None)
+        await self._finish(transfer)
+        return bytes(transfer.buffer)
+
+    async def write(self, iova: int, data: memoryview) -> None:
+        """Hands the client bytes; returns when it has stored them. Errors as `read`."""
+        await self._finish(self._begin(iova, len(data), data))
+
+    def resume(self) -> None:
+        """The held command is answered: what waited for that is sent."""
+        self._send_pieces()
+
+    def forget(self, iova: int, size: int) -> None:
+        """A range is not the device's any more: what touches it fails, and late data is dropped."""
+        for transfer in self._transfers:
+            if transfer.iova < iova + size and iova < transfer.iova + transfer.length:
+                transfer.fail(DmaError(errno.EFAULT, f"{transfer.iova:#x}+{transfer.length:#x} was unmapped meanwhile"))
+
+    def close(self) -> None:
+        """The client is gone. Idempotent."""
+        self._closed = True
+        for transfer in self._transfers:
+            transfer.fail(DmaError(errno.ENODEV, "the client went away"))
+
+    def take_reply(self, number: int, message_id: int, error: int, payload: bytes) -> None:
+        """A reply to a message of ours (errno 0: success)."""
+        piece = self._pieces.pop(message_id, None)
+        if piece is None:
+            self._log.warning("a reply to message %d of command %d, which we never sent: dropped", message_id, number)
+            return
+        self._under_way -= piece.count
+        if not piece.transfer.done.done():
+            self._settle(piece, number, error, payload)
+        self._send_pieces()
+
+    # -- inside
+
+    def _begin(self, iova: int, length: int, data: memoryview | None) -> _Transfer:
+        if ANSWERING.get():
+            raise DmaError(
+                errno.EDEADLK,
+                f"DMA by messages at {iova:#x} while a command waits for this code: answer first, go on in a job",
+            )
+        if self._closed:
+            raise DmaError(errno.ENODEV, f"DMA at {iova:#x}: the client went away")
+        return _Transfer(iova, length, data, asyncio.get_running_loop().create_future())
+
+    async def _finish(self, transfer: _Transfer) -> None:
+        if transfer.length == 0:
+            return
+        self._transfers.append(transfer)
+        try:
+            self._send_pieces()
+            await transfer.done
+        finally:
+            self._transfers.remove(transfer)
+            transfer.done.cancel()  # a cancelled caller: replies still to come find nobody
+
+    def _send_pieces(self) -> None:
+        queued = False
+        for transfer in list(self._transfers):
+            while not self._closed and not self._stream.held and self._room() and self._send_one(transfer):
+                queued = True
+        if queued:
+            self._flush()
+
+    def _room(self) -> bool:
+        return len(self._pieces) < PIECES and (self._under_way < BYTES or not self._pieces)
+
+    def _send_one(self, transfer: _Transfer) -> bool:
+        """Sends the transfer's next piece, if there is one and anybody still waits for it."""
+        count = min(self.max_transfer, transfer.length - transfer.sent)
+        if count == 0 or transfer.done.done():
+            return False
+        at, data = transfer.sent, transfer.data
+        number, layout = self._read if data is None else self._write
+        payload = layout.pack(transfer.iova + at, count)
+        if data is not None:
+            payload += data[at : at + count]
+        message_id = self._free_id()
+        self._pieces[message_id] = _Piece(transfer, at, count)
+        self._under_way += count
+        transfer.sent += count
+        self._stream.send(command_message(number, message_id, payload))
+        return True
+
+    def _free_id(self) -> int:
+        while True:  # at most PIECES ids are taken
+            self._last_id = (self._last_id + 1) % MAX_ID
+            if self._last_id not in self._pieces:
+                return self._last_id
+
+    def _settle(self, piece: _Piece, number: int, error: int, payload: bytes) -> None:
+        transfer, where = piece.transfer, f"{piece.transfer.iova + piece.at:#x}+{piece.count:#x}"
+        if error:
+            name = errno.errorcode.get(error, str(error))
+            transfer.fail(DmaError(errno.EIO, f"the client answered {name} ({os.strerror(error)}) for {where}"))
+            return
+        if transfer.data is None:
+            fixed = self._read[1].size
+            expected = self._read[1].pack(transfer.iova + piece.at, piece.count)
+            if len(payload) != fixed + piece.count or payload[:fixed] != expected:
+                text = f"{len(payload)} bytes that start with {payload[:fixed].hex()}"
+                transfer.fail(DmaError(errno.EIO, f"the client's reply to DMA_READ {where} does not fit: {text}"))
+                return
+            transfer.buffer[piece.at : piece.at + piece.count] = payload[fixed:]
+        transfer.settle(piece.count)

@@ -1,0 +1,227 @@
+"""One connection as a pure object: bytes and descriptors in, replies out.
+
+The core's `Stream` is the receiver: it frames, keeps the order and serves the region commands. Everything else comes
+here, to `_command`: the registry finds the command's class, the state table says whether it is legal now, the class
+checks and handles it, and what it returns is the reply. An error is an exception: CommandError (an error reply; the
+connection lives), PeerError (the stream means nothing; it closes), anything else is our bug or the device's (EIO to
+the client, the traceback to the log).
+
+Who runs a session feeds it (`feed`, or a `Pump` on `stream`), sends what is queued, and calls `close` once the peer
+has gone or `stream.broken` says why the stream ended. `on_output` tells that something was queued meanwhile, outside
+of any feed. It must not know sockets or event loops.
+"""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from vfuserver._core import Stream
+from vfuserver.errors import CommandError, LocalError, PeerError
+from vfuserver.session.command import COMMANDS, Answer, Command, Direction, Request
+from vfuserver.session.commands.device_feature import DeviceFeature
+from vfuserver.session.commands.dma_read import DmaRead
+from vfuserver.session.commands.dma_unmap import DmaUnmap
+from vfuserver.session.commands.dma_write import DmaWrite
+from vfuserver.session.commands.version import Version
+from vfuserver.session.connection import Connection
+from vfuserver.session.descriptors import Descriptors
+from vfuserver.session.holding import Holding
+from vfuserver.session.irqs import InterruptPort
+from vfuserver.session.log import ConnectionLog
+from vfuserver.session.options import SessionOptions
+from vfuserver.session.outgoing import Outgoing
+from vfuserver.session.ports import Output, Schedule, Watch
+from vfuserver.session.state import Event, State, next_state
+from vfuserver.vfio import Backend, Later
+
+SLOW: Final = 2.0
+"""Seconds after which a handler is worth a warning: the client waits 5 (S1.11)."""
+
+EXPECTED: Final = {
+    (DmaUnmap.number, errno.ENOENT),  # QEMU with a vIOMMU unmaps ranges that hold nothing (field-notes G)
+    (DeviceFeature.number, errno.ENOTTY),  # how clients find out what a device has
+}
+"""(command, errno) of refusals that a well-behaved client provokes: no warning."""
+
+
+class Session:
+    """One client on one device."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        options: SessionOptions | None = None,
+        *,
+        schedule: Schedule,
+        on_output: Callable[[], None],
+        watch: Watch | None = None,
+    ) -> None:
+        """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds of SET_IRQS UNMASK.
+
+        `on_output()` is called when something was queued outside a feed; it may be called from a device's code.
+        """
+        self.backend = backend
+        self.options = options or SessionOptions()
+        self.log = ConnectionLog(backend.name)
+        self.state = State.FRESH
+        self.stream = Stream(
+            self._command, self._reply, max_transfer=self.options.max_data_xfer_size, on_later=self._hold
+        )
+        self.stream.on_hook_error = self._hook_error
+        self.stream.regions = [(region.size, region.table or region.access) for region in backend.regions]
+        self._on_output = on_output
+        self._inside = False  # in a callback of the stream: whoever feeds it sends afterwards
+        self._held_command: str | None = None
+        self._attached = False
+        self._holding = Holding(self._complete, schedule, self.options.deadline, self.log)
+        irqs = InterruptPort(backend.irqs, backend.interrupts_ready, watch)
+        read, write = (DmaRead.number, DmaRead.request), (DmaWrite.number, DmaWrite.request)
+        outgoing = Outgoing(self.stream, read, write, self._output, self.log)
+        self.connection = Connection(backend, self.options, self.stream, irqs, outgoing, self.log)
+
+    @property
+    def label(self) -> str:
+        """Device and connection, as in the log: `edu#3`."""
+        return self.log.label
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self.state is State.CLOSED
+
+    def feed(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> list[Output]:
+        """Takes bytes and descriptors (owned from now on); returns what to send, in order."""
+        return self.stream.feed(data, fds)
+
+    def close(self, reason: str) -> None:
+        """Ends the connection: the device is detached, all that came from the client is given back. Idempotent."""
+        if self.state is State.CLOSED:
+            return
+        broken = self.stream.broken
+        self._enter(Event.CLOSE, "close")
+        self._holding.cancel()
+        self.connection.cut_off()
+        if self._attached:
+            self._detach()
+        self.connection.close()
+        self.log.log(logging.WARNING if broken else logging.INFO, "connection closed: %s", broken or reason)
+
+    # -- what the stream calls
+
+    def _command(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> object:
+        started, self._inside = time.monotonic(), True
+        name = f"command {number}"
+        with Descriptors(fds) as owned:
+            try:
+                command = self._find(number)
+                name = command.name
+                return self._handle(command, Request(command.request, payload, owned))
+            except CommandError as error:
+                level = logging.INFO if (number, error.errno) in EXPECTED else logging.WARNING
+                self.log.log(level, "%s refused: %s", name, error)
+                raise
+            except PeerError:
+                raise
+            except Exception as error:
+                self.log.exception("%s failed", name)
+                raise CommandError(errno.EIO, f"{name}: {error!r}") from error
+            finally:
+                self._inside = False
+                if time.monotonic() - started > SLOW:
+                    self.log.warning("%s took %.1f s", name, time.monotonic() - started)
+
+    def _find(self, number: int) -> type[Command]:
+        command = COMMANDS.get(number)
+        if command is None or command.direction is not Direction.TO_SERVER:
+            raise CommandError(errno.ENOTSUP, f"no command {number} of a client is known")
+        if not command.served:
+            raise CommandError(errno.ENOTSUP, f"{command.name} is not served")
+        return command
+
+    def _handle(self, command: type[Command], request: Request) -> Answer:
+        event = Event.VERSION if command is Version else Event.COMMAND
+        after = next_state(self.state, event, self.label, command.name)
+        command.check(request)
+        answer = command.handle(self.connection, request)
+        if event is Event.VERSION:
+            self._attach()
+        self.state = after
+        self._held_command = command.name if isinstance(answer, Later) else None
+        return answer
+
+    def _reply(self, number: int, message_id: int, error: int, payload: bytes, fds: list[int]) -> None:
+        self._inside = True
+        try:
+            with Descriptors(fds):
+                self.connection.outgoing.take_reply(number, message_id, error, payload)
+        finally:
+            self._inside = False
+
+    def _hold(self, later: object) -> None:
+        self._enter(Event.HOLD, self._held_command or "a register access")
+        self._inside = True  # it may be complete already
+        try:
+            self._holding.hold(self._checked(later))
+        finally:
+            self._inside = False
+
+    def _checked(self, later: object) -> Later:
+        """What a handler or hook returned, or a Later that has failed in its place."""
+        if isinstance(later, Later):
+            return later
+        what = self._held_command or f"a hook of region {self.stream.hook_region}"
+        failed = Later(what)
+        failed.set_error(LocalError(f"{what} returned {later!r}, must be a value, None or Later"))
+        return failed
+
+    def _hook_error(self, region: int, offset: int, error: BaseException) -> None:
+        if region < 0:  # a region served by a callable: the core knows which, not where in it
+            where = f"an access to region {self.stream.hook_region}"
+        else:
+            where = self.backend.describe_access(region, offset)
+        if isinstance(error, CommandError):
+            self.log.warning("%s refused: %s", where, error)
+        else:
+            self.log.error("%s failed", where, exc_info=error)
+
+    # -- what it does itself
+
+    def _complete(self, result: object) -> None:
+        """The held command's answer is there; the commands that waited behind it are served."""
+        command, self._held_command = self._held_command, None
+        what = command or "a register access"
+        if isinstance(result, CommandError):
+            self.log.warning("%s refused: %s", what, result)
+        elif isinstance(result, BaseException):
+            self.log.error("%s failed", what, exc_info=result)
+            result = CommandError(errno.EIO, f"{what}: {result!r}")
+        elif command and result is None:
+            result = b""
+        self._enter(Event.ANSWER, what)
+        self.stream.complete(result)
+        self.connection.outgoing.resume()
+        self._output()
+
+    def _output(self) -> None:
+        if not self._inside:
+            self._on_output()
+
+    def _enter(self, event: Event, what: str) -> None:
+        self.state = next_state(self.state, event, self.label, what)
+
+    def _attach(self) -> None:
+        try:
+            self.backend.attach(self.connection)
+        except Exception as error:
+            self.log.exception("the device refused the connection")
+            raise PeerError(f"the device refused the connection: {error!r}") from error
+        self._attached = True
+
+    def _detach(self) -> None:
+        self._attached = False
+        try:
+            self.backend.detach()
+        except Exception:
+            self.log.exception("the device failed to detach")
