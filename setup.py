@@ -1,16 +1,18 @@
-"""What a static table cannot say: packages, device folders and C files are found, not listed. The rest: pyproject.toml."""
+"""What a static table cannot say: packages, device folders and C files are found, not listed. See pyproject.toml."""
 
 from glob import glob
 
 from setuptools import Extension, find_packages, setup
 
-PACKAGES = {"vfuserver": "vfuserver", "vfuserver_devices": "devices", "vfuserver_qemu_configs": "qemu-configs"}
+FOLDERS = {"vfuserver": "vfuserver", "vfuserver_devices": "devices", "vfuserver_qemu_configs": "qemu-configs"}
 """Top-level packages and the folders they lie in."""
 
+PACKAGES = list(FOLDERS) + [f"{top}.{inner}" for top, folder in FOLDERS.items() for inner in find_packages(folder)]
+
 setup(
-    package_dir=PACKAGES,
-    packages=[name for top, folder in PACKAGES.items() for name in (top, *(f"{top}.{p}" for p in find_packages(folder)))],
-    package_data={"": ["*.pyi", "py.typed", "*.md", "*.toml", "*.c", "*.config", "*.fragment"]},
+    package_dir=FOLDERS,
+    packages=PACKAGES,
+    package_data={"": ["*.pyi", "py.typed", "*.md", "*.toml", "*.c", "*.h", "*.config", "init"]},
     ext_modules=[
         Extension(
             "vfuserver._core",

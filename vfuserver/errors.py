@@ -24,7 +24,7 @@ class DeclarationError(VfuserverError, ValueError):
     """A declaration is impossible. The text says *must be ..., not ...* and names the class and the field."""
 
 
-class _WithErrno(VfuserverError):
+class _ErrnoError(VfuserverError):
     """An error that has a positive errno and a text that starts with the errno's own."""
 
     def __init__(self, errno: int, message: str = "") -> None:
@@ -34,11 +34,11 @@ class _WithErrno(VfuserverError):
         super().__init__(f"{name}: {message or os.strerror(errno)}")
 
 
-class CommandError(_WithErrno):
+class CommandError(_ErrnoError):
     """The client's request cannot be served; `errno` (positive) is what the error reply carries."""
 
 
-class DmaError(_WithErrno):
+class DmaError(_ErrnoError):
     """Client memory could not be read or written.
 
     `errno` is EFAULT (not mapped, or beyond a mapping), EPERM (permission, or bus mastering is off), EIO (the client

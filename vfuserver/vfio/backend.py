@@ -19,6 +19,8 @@ from vfuserver.vfio.later import Later
 from vfuserver.vfio.region import Region
 from vfuserver.vfio.uapi import DeviceFlags, IrqFlags
 
+_NO_FLAGS = IrqFlags(0)
+
 
 class ResetReason(Enum):
     """Why a device is reset."""
@@ -33,7 +35,7 @@ class Irq:
     """One interrupt index: how many vectors, and VFIO_IRQ_INFO_* flags (0 vectors: absent)."""
 
     count: int = 0
-    flags: IrqFlags = IrqFlags(0)
+    flags: IrqFlags = _NO_FLAGS
 
 
 class Memory(Protocol):

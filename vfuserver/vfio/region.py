@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from vfuserver._core import Table
 from vfuserver.vfio.uapi import RegionFlags
 
+_NO_FLAGS = RegionFlags(0)
+
 RegionAccess = Callable[[int, int, bytes | None], bytes | None]
-"""access(offset, count, None) reads and returns `count` bytes; access(offset, count, data) writes. CommandError(errno)."""
+"""access(offset, count, None) returns `count` bytes; access(offset, count, data) writes. CommandError(errno)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Region:
     """
 
     size: int = 0
-    flags: RegionFlags = RegionFlags(0)
+    flags: RegionFlags = _NO_FLAGS
     table: Table | None = None
     access: RegionAccess | None = None
     fd: int = -1
