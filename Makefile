@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
+SANE   := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest bench wheel clean
+.PHONY: help demo test check lint types unit guest sanitize bench wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +29,7 @@ $(CORE): $(VENV)/.made $(wildcard native/*/*.[ch])
 demo: $(CORE)  ## a real guest whose stock drivers use devices written in Python
 	@$(BIN)/vfuserver demo
 
-test: check guest  ## everything: what CI runs
+test: check sanitize guest  ## everything: what CI runs
 
 check: lint types unit  ## the quick part: style, types, import contracts, unit tests
 
@@ -49,6 +50,15 @@ unit: $(CORE)
 guest: $(CORE)  ## tests inside a guest (fetches QEMU and a kernel once)
 	@echo "== tests in a guest"
 	@$(BIN)/pytest -m guest -v
+
+sanitize: $(CORE)  ## the tests of the core under the address and undefined-behaviour sanitizers
+	@echo "== the core under sanitizers"
+	@rm -rf $(SANE) && mkdir -p $(SANE) && git ls-files -z | xargs -0 cp --parents -t $(SANE)
+	@cd $(SANE) && CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+		$(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	@cd $(SANE) && PYTHONPATH=$(CURDIR)/$(SANE) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+		$(CURDIR)/$(BIN)/pytest -q tests/native tests/session tests/client tests/engine tests/device
 
 bench: $(CORE)  ## the speed of the wire, as ratios to a bare echo
 	@$(BIN)/python -m benchmarks
