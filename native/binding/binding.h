@@ -72,7 +72,8 @@ extern _Thread_local StreamObject *serving;
 extern _Thread_local PyObject *stray;
 
 void stream_hook_error(StreamObject *stream, int region, uint64_t offset, PyObject *exception);
-void stream_raise_pending(StreamObject *stream); /* an exception that nobody handles goes to the log */
+
+extern const vfu_hooks table_hooks; /* the owner is a TableObject */
 
 extern PyObject *structs_dict(void);
 

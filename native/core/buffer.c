@@ -95,6 +95,12 @@ size_t vfu_fds_take(vfu_fds *f, uint64_t end, int *into, size_t room)
     return taken;
 }
 
+void vfu_fds_close(const int *fds, size_t count)
+{
+    while (count--)
+        close(fds[count]);
+}
+
 void vfu_fds_free(vfu_fds *f)
 {
     while (f->head < f->tail)

@@ -39,6 +39,7 @@ bool vfu_fds_push(vfu_fds *fds, int fd, uint64_t at);
 /* Takes out the descriptors that belong before stream offset `end`, at most `room`; more are closed. */
 size_t vfu_fds_take(vfu_fds *fds, uint64_t end, int *into, size_t room);
 void vfu_fds_free(vfu_fds *fds);
+void vfu_fds_close(const int *fds, size_t count); /* closes each of them */
 
 static inline size_t vfu_fds_length(const vfu_fds *f) { return f->tail - f->head; }
 

@@ -1,0 +1,26 @@
+/* What the two halves of the stream's binding share. */
+#ifndef VFU_PY_STREAM_H
+#define VFU_PY_STREAM_H
+
+#include "binding.h"
+
+extern const vfu_stream_ops stream_ops;
+
+/* The raised exception as an answer: a CommandError's errno; a PeerError breaks the stream; else EIO and the log. */
+int stream_failed(StreamObject *stream);
+int stream_failed_at(StreamObject *stream, int region, uint64_t offset); /* the log names the access */
+
+/* A reply as Python gives it: None, bytes, or (bytes, fds). */
+typedef struct {
+    Py_buffer payload;
+    int fds[VFU_MAX_FDS];
+    size_t count;
+} Answer;
+
+/* 1: it is a reply, release its payload; 0: something else; -1: an exception. */
+int parse_answer(PyObject *result, Answer *answer);
+/* Duplicates the descriptors of a message; how many, or -1 with an exception and nothing kept. */
+Py_ssize_t duplicate_fds(PyObject *sequence, int *fds);
+PyObject *fd_list(const int *fds, size_t count);
+
+#endif
