@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "guard.h"
 #include "source.h"
 
 static uint64_t last_of(uint64_t iova, uint64_t size)
@@ -183,19 +184,19 @@ static int check(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t 
     return 0;
 }
 
-/* One direction of a copy, already checked: never fails. */
-static void transfer(const vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length, bool to_space)
+/* One direction of a copy, already checked: it fails only where a file was cut since. */
+static int transfer(const vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length, bool to_space)
 {
     vfu_extent extent;
     uint8_t *address;
+    int error = 0;
 
-    for (uint64_t done = 0; done < length; done += extent.length) {
+    for (uint64_t done = 0; !error && done < length; done += extent.length) {
         vfu_ioas_extent(ioas, iova + done, length - done, 0, &extent, &address);
-        if (to_space)
-            memcpy(address, buffer + done, extent.length);
-        else
-            memcpy(buffer + done, address, extent.length);
+        error = to_space ? vfu_guard_copy(address, buffer + done, extent.length)
+                         : vfu_guard_copy(buffer + done, address, extent.length);
     }
+    return error;
 }
 
 int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length)
@@ -205,7 +206,7 @@ int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length)
     pthread_rwlock_rdlock(&ioas->lock);
     error = check(ioas, iova, length, VFU_PROT_READ);
     if (!error)
-        transfer(ioas, iova, to, length, false);
+        error = transfer(ioas, iova, to, length, false);
     pthread_rwlock_unlock(&ioas->lock);
     return error;
 }
@@ -217,7 +218,7 @@ int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t len
     pthread_rwlock_rdlock(&ioas->lock);
     error = check(ioas, iova, length, VFU_PROT_WRITE);
     if (!error)
-        transfer(ioas, iova, (uint8_t *)from, length, true);
+        error = transfer(ioas, iova, (uint8_t *)from, length, true);
     pthread_rwlock_unlock(&ioas->lock);
     return error;
 }
@@ -235,7 +236,7 @@ int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_
     for (uint64_t done = 0; !error && done < length; done += out.length) {
         vfu_ioas_extent(ioas, source + done, length - done, 0, &in, &from);
         vfu_ioas_extent(ioas, destination + done, in.length, 0, &out, &to);
-        memmove(to, from, out.length);
+        error = vfu_guard_copy(to, from, out.length);
     }
     pthread_rwlock_unlock(&ioas->lock);
     return error;

@@ -50,8 +50,8 @@ size_t vfu_ioas_clear(vfu_ioas *ioas);
 /* The next extent of an access at `iova`, at most `length` long. 0, -EFAULT or -EPERM. Call with the lock held. */
 int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent,
                     uint8_t **address);
-/* Copies between the space and a buffer; 0, -EFAULT (unmapped, or reached by messages only), -EPERM. All of it is
- * checked before the first byte moves. */
+/* Copies between the space and a buffer; 0, -EFAULT (unmapped, reached by messages only, or the file was cut), -EPERM.
+ * All of it is checked before the first byte moves. */
 int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length);
 int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t length);
 int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length);

@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "guard.h"
+
 struct vfu_source {
     vfu_source *next;
     dev_t device;
@@ -34,6 +36,7 @@ static vfu_source *map_file(int fd, const struct stat *st, uint64_t offset, uint
     bool shared = S_ISREG(st->st_mode);
     vfu_source *s = calloc(1, sizeof(*s));
 
+    vfu_guard_install();
     if (!s) {
         *error = -ENOMEM;
         return NULL;

@@ -164,3 +164,15 @@ def test_random_maps_agree_with_a_naive_model(memfd: int) -> None:
             else:
                 assert refused(partial(ioas.unmap, start * PAGE, pages * PAGE)) == errno.ENOENT
         assert [(iova // PAGE, size // PAGE) for iova, size, *_ in ioas.areas()] == sorted(model.items())
+
+
+def test_file_that_was_cut_under_its_mapping_is_efault_not_death(memfd: int) -> None:
+    """S1.12: the copy ends with EFAULT; what lies before the cut still works."""
+    ioas = _core.Ioas()
+    ioas.map(0, 4 * PAGE, BOTH, memfd)
+    os.ftruncate(memfd, PAGE)
+    assert refused(lambda: ioas.read(0, 4 * PAGE)) == errno.EFAULT
+    assert refused(lambda: ioas.write(2 * PAGE, b"lost")) == errno.EFAULT
+    assert refused(lambda: ioas.copy(0, 2 * PAGE, 64)) == errno.EFAULT
+    ioas.write(0, b"kept")
+    assert ioas.read(0, 4) == b"kept"

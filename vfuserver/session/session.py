@@ -177,10 +177,7 @@ class Session:
         return failed
 
     def _hook_error(self, region: int, offset: int, error: BaseException) -> None:
-        if region < 0:  # a region served by a callable: the core knows which, not where in it
-            where = f"an access to region {self.stream.hook_region}"
-        else:
-            where = self.backend.describe_access(region, offset)
+        where = "a message" if region < 0 else self.backend.describe_access(region, offset)
         if isinstance(error, CommandError):
             self.log.warning("%s refused: %s", where, error)
         else:
