@@ -1,0 +1,105 @@
+"""`vfuserver serve`: devices on sockets until SIGTERM. What serving is, `_serving` and the engine know."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vfuserver.cli._failures import Settings
+from vfuserver.cli._logging import LEVELS, log_to_stderr
+from vfuserver.cli._parameters import FileMode, Number, device_argument, pairs, set_option
+from vfuserver.errors import UsageError
+
+PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(short_help="Serve devices on UNIX sockets.")
+@device_argument(required=False)
+@click.option("--socket", "--socket-path", "socket", type=PATH, help="Where to listen; a stale socket is replaced.")
+@click.option("--fd", type=int, metavar="N", help="Serve this inherited socket instead, listening or connected.")
+@click.option("--config", type=PATH, metavar="FILE.toml", help="Serve the devices of a file (docs/cli.md) instead.")
+@set_option()
+@click.option("--socket-mode", type=FileMode(), show_default="0600", help="Permissions of the socket, in octal.")
+@click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), show_default="uvloop", help="The event loop.")
+@click.option("--log-level", type=click.Choice(LEVELS), show_default="info", help="What goes to stderr.")
+@click.option("--suggest", is_flag=True, default=None, help="Log the guest's accesses to undeclared registers.")
+@click.option(
+    "--max-data-xfer-size", type=Number(), metavar="BYTES", show_default="1 MiB", help="Longest data message."
+)
+@click.option("--max-msg-fds", type=Number(), show_default="16", help="Most descriptors taken with one message.")
+@click.option("--max-dma-maps", type=Number(), show_default="65535", help="Most areas of client memory at a time.")
+@click.option("--write-multiple", is_flag=True, default=None, help="Offer REGION_WRITE_MULTI (for QEMU >= 11.0).")
+@click.option(
+    "--deadline", type=float, metavar="SECONDS", show_default="4", help="When a slow answer becomes ETIMEDOUT."
+)
+@click.pass_obj
+def command(
+    state: Settings,
+    /,
+    device: str | None,
+    socket: Path | None,
+    fd: int | None,
+    config: Path | None,
+    settings: Sequence[tuple[str, str]],
+    **given: Any,
+) -> None:
+    """Serve DEVICE on a UNIX socket until SIGTERM or SIGINT.
+
+    When it listens it prints one line for each device on stdout, `ready DEVICE PATH`, and tells systemd if
+    $NOTIFY_SOCKET is set. At the end the sockets are removed. The log is on stderr.
+
+    \b
+    Examples:
+      vfuserver serve edu --socket /tmp/edu.sock
+      vfuserver serve gpio-idio-16 --socket /tmp/gpio.sock --set loopback=yes
+      vfuserver serve ./mine.py:Mine --socket /tmp/mine.sock --suggest --log-level debug
+      vfuserver serve --config devices.toml
+    """
+    from vfuserver.cli._config import PROCESS, read_config, wanted_device
+    from vfuserver.engine import run_loop
+
+    _check_place(device, socket, fd, config, settings)
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if config is not None:
+        process, wanted = read_config(config, chosen)
+    else:
+        process = {key: chosen.pop(key) for key in PROCESS if key in chosen}
+        wanted = [wanted_device(chosen, device=device, socket=socket, fd=fd, options=pairs(settings))]
+    level = process.get("log_level", "info")
+    state.debug |= level == "debug"
+    log_to_stderr(level)
+    run_loop(lambda: _serve(wanted), process.get("loop", "uvloop"))
+
+
+def _check_place(
+    device: str | None,
+    socket: Path | None,
+    fd: int | None,
+    config: Path | None,
+    settings: Sequence[tuple[str, str]],
+) -> None:
+    """UsageError unless there is either a file, or one device with one place."""
+    if config is not None:
+        if device is not None or socket is not None or fd is not None or settings:
+            raise UsageError(
+                "--config names the devices, sockets and options itself: drop DEVICE, --socket, --fd, --set"
+            )
+    elif device is None:
+        raise UsageError("which device? Give DEVICE (`vfuserver list` shows them) or --config FILE.toml")
+    elif (socket is None) == (fd is None):
+        raise UsageError("give either --socket PATH, to listen there, or --fd N, to serve an inherited socket")
+
+
+async def _serve(wanted: Sequence[Any]) -> None:
+    from vfuserver.cli._notify import notify
+    from vfuserver.cli._serving import add
+    from vfuserver.engine import Server
+
+    async with Server() as server:
+        server.stop_on()
+        for line in [add(server, one) for one in wanted]:
+            print(f"ready {line}", flush=True)
+        notify("READY=1")
+        await server.stopped()
+        notify("STOPPING=1")
