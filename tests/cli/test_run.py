@@ -1,7 +1,7 @@
 """`vfuserver run`: with a QEMU that only says what it was told (the wiring), and with a real one (guest)."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,8 +78,10 @@ def test_run_with_a_kernel_of_one_s_own_adds_no_other_and_no_console(run: Run, q
     assert words.count("-accel") == 1
 
 
-def test_run_that_is_told_to_stop_stops_qemu_and_removes_everything(qemu: Path, tmp_path: Path) -> None:
-    os.environ["DOES"] = "echo up; exec sleep 100"
+def test_run_that_is_told_to_stop_stops_qemu_and_removes_everything(
+    qemu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOES", "echo up; exec sleep 100")
     command = [*COMMAND, "run", "edu", "--guest", "none", "--", "-accel", "tcg"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -92,17 +94,19 @@ def test_run_that_is_told_to_stop_stops_qemu_and_removes_everything(qemu: Path, 
     assert not folder.exists()
 
 
-def test_run_takes_qemu_with_it_when_it_is_killed(qemu: Path) -> None:
-    os.environ["DOES"] = "echo $$; exec sleep 100"
+def test_run_takes_qemu_with_it_when_it_is_killed(qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOES", "echo $$; exec sleep 100")
     command = [*COMMAND, "run", "edu", "--guest", "none", "--", "-accel", "tcg"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
+        folder = Path(json.loads(told()[told().index("-device") + 1])["socket"]["path"]).parent
         process.kill()
     deadline = time.monotonic() + SECONDS
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _alive(pid)
+    shutil.rmtree(folder)  # nobody else is left to do it
 
 
 def _alive(pid: int) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vfuserver.guest import CompletedCommand, Machine, Plug
 
 TOPOLOGY = "q35-viommu"
+STEP_SECONDS = 30.0
+"""How long one step may take; it takes about one."""
 TAIL = 40
 """Lines of a log that are shown when something failed."""
 
@@ -93,7 +95,7 @@ async def _boot_and_watch(plugs: list[Plug]) -> int:
     try:
         async with guest:
             version = await guest.check("uname -sr")
-            click.echo(f"  guest| {version}\n  {_since(started)} from QEMU's start until the guest takes commands")
+            click.echo(f"  guest| {version}\n  {_since(started)} until the guest takes commands")
             failed = [step for step in STEPS if not await _watch(guest, step)]
     except VfuserverError as error:
         click.echo(f"\nThe guest failed: {error}", err=True)
@@ -107,7 +109,7 @@ async def _watch(guest: Machine, step: Step) -> bool:
     """Has the guest do one step, shows its lines, and says whether the step held."""
     click.echo(f"\n{step.title}")
     started = time.monotonic()
-    done = await guest.run(PRELUDE + step.script)
+    done = await guest.run(PRELUDE + step.script, timeout=STEP_SECONDS)
     for line in done.text.splitlines():
         click.echo(f"  guest| {line.strip()}")
     missing = _missing(done, step)
