@@ -10,10 +10,24 @@ import uvloop
 from tests.leaks import nothing_left_behind
 
 
-def pytest_report_header() -> list[str]:
-    """Loop, kernel, QEMU: what the results hold for."""
+def _qemu(config: pytest.Config) -> str:
+    """What guests will run in; looked for (and fetched once) only if there are to be guests."""
+    if config.option.markexpr == "not guest":
+        return "no guests in this run"
+    from vfuserver.guest import ObtainError, find_kernel, find_qemu
+    from vfuserver.guest.accel import choose_accel
+
+    try:
+        qemu, kernel = find_qemu(), find_kernel()
+        return f"QEMU {qemu.version} ({qemu.origin}), {choose_accel(qemu, kernel)}, guest kernel {kernel.origin}"
+    except ObtainError as error:
+        return f"no QEMU: {error}"
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Loops, kernel, QEMU: what the results hold for."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("vfuserver", "uvloop", "construct"))
-    return [f"{versions}, kernel {platform.release()}"]
+    return [f"{versions}; engine tests on uvloop and asyncio; kernel {platform.release()}", _qemu(config)]
 
 
 def pytest_sessionstart() -> None:

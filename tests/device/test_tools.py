@@ -9,7 +9,6 @@ import pytest
 
 import vfuserver
 from vfuserver import UsageError, describe, list_devices, load, suggest
-from vfuserver.device import render
 from vfuserver.testing.local_client import LocalClient
 
 from .conftest import Sample
@@ -39,12 +38,6 @@ def test_description_is_json_of_everything_declared() -> None:
         "VendorSpecific",
     ]
     assert one["interrupts"] == {"intx": "B", "msi": 4, "msix": 3, "err": 1, "req": 1}
-
-
-def test_description_as_text_names_registers_and_hooks() -> None:
-    text = render(describe(Sample))
-    assert "0x0000 4 RW       scratch = 0x55" in text
-    assert "msix_table [write hook]" in text
 
 
 def test_list_shows_every_device_with_doc_and_ids() -> None:

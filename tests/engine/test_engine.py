@@ -72,6 +72,20 @@ async def test_commands_after_an_asynchronous_one_are_served_although_the_client
         assert await client.region_read(0, 4, 4) == b"last"
 
 
+async def test_client_that_only_reads_on_gets_every_reply(serve: Serve) -> None:
+    """Half-closed: it sends no more, and what it has asked for still comes, however slowly it reads."""
+    path, count, size = serve("testdev"), 300, 16384
+    loop, sock = asyncio.get_running_loop(), raw(path)
+    sock.setblocking(False)
+    await loop.sock_sendall(sock, VERSION + ENABLE + b"".join(read(0, size, 2, tag=i) for i in range(count)))
+    sock.shutdown(socket.SHUT_WR)
+    got = b""
+    while chunk := await loop.sock_recv(sock, 100_000):
+        got += chunk
+    sock.close()
+    assert [answer[0] for answer in replies(got)[1:]] == list(range(count))
+
+
 async def test_asynchronous_register_does_not_delay_another_device(serve: Serve) -> None:
     slow, other = serve("testdev"), serve("testdev")
     async with await Client.connect(slow) as first, await Client.connect(other) as second:

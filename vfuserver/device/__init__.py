@@ -1,7 +1,7 @@
 """What a device author writes against, and what tools ask of device classes. Re-exports only."""
 
 from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
-from vfuserver.device.describe import describe, render
+from vfuserver.device.describe import describe
 from vfuserver.device.dma import Dma
 from vfuserver.device.intx import Intx, IntxLine
 from vfuserver.device.job import BoundJob, Job, job
@@ -33,7 +33,6 @@ __all__ = [
     "job",
     "list_devices",
     "load",
-    "render",
     "suggest",
     "timer",
 ]

@@ -5,7 +5,6 @@ Everything comes from the declarations that serve accesses. It must not know the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from inspect import getdoc
 from typing import Any
@@ -47,11 +46,6 @@ def describe(device: type[PciDevice]) -> dict[str, Any]:
     }
 
 
-def render(description: dict[str, Any]) -> str:
-    """The description as text for people."""
-    return "\n".join(_lines(description))
-
-
 def _bar(bar: Bar) -> dict[str, Any]:
     return {
         "index": bar.index,
@@ -74,34 +68,3 @@ def _interrupts(declared: Declaration) -> dict[str, Any]:
         "err": 1,
         "req": 1,
     }
-
-
-def _lines(one: dict[str, Any]) -> Iterator[str]:
-    identity = one["identity"]
-    yield f"{one['name']}: {one['summary']}"
-    yield (
-        f"  {identity['vendor']:04x}:{identity['device']:04x} revision {identity['revision']:#04x}, "
-        f"class {identity['class_code']:06x}, subsystem {identity['subsystem_vendor']:04x}:{identity['subsystem']:04x}"
-    )
-    for bar in one["bars"]:
-        yield from _bar_lines(bar)
-    yield f"  configuration space of {one['config_size']} bytes"
-    for capability in one["capabilities"]:
-        yield f"    {capability['offset']:#05x} {capability['name']}"
-    interrupts = one["interrupts"]
-    yield "  interrupts: " + ", ".join(f"{name} {count}" for name, count in interrupts.items() if count)
-    for option in one["options"]:
-        yield f"  --set {option['key']}={option['default']} ({option['legal']}): {option['doc']}"
-
-
-def _bar_lines(bar: dict[str, Any]) -> Iterator[str]:
-    mappable = ", ".join(f"{area['offset']:#x}+{area['size']:#x}" for area in bar["mappable"])
-    yield f"  BAR{bar['index']} {bar['name']}: {bar['size']:#x} bytes, {bar['kind']}" + (
-        f", mappable {mappable}" if mappable else ""
-    )
-    for row in bar["registers"]:
-        count = f" x {row['count']}" if row["count"] > 1 else ""
-        hooks = f" [{'async ' if row['asynchronous'] else ''}{'/'.join(row['hooks'])} hook]" if row["hooks"] else ""
-        reset = f" = {row['reset']:#x}" if isinstance(row["reset"], int) and row["reset"] else ""
-        doc = f"  {row['doc']}" if row["doc"] else ""
-        yield f"    {row['offset']:#06x} {row['width']}{count} {row['policy']:<8} {row['name']}{reset}{hooks}{doc}"

@@ -103,8 +103,9 @@ def _named(found: type[PciDevice], name: str) -> type[PciDevice]:
 def _import_module(module: str, device: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"device {device}: module {module} cannot be imported: {error}") from error
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise UsageError(f"device {device}: module {module} cannot be imported: {text}") from error
 
 
 def _import_file(path: Path) -> ModuleType:

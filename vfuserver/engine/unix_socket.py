@@ -17,7 +17,7 @@ from vfuserver.vfio import Backend
 
 log = logging.getLogger("vfuserver.engine")
 
-_GONE = select.POLLHUP | select.POLLERR | select.POLLRDHUP
+_GONE = select.POLLHUP | select.POLLERR
 
 
 class _Watch:
@@ -97,19 +97,24 @@ class UnixConnection:
             self._after(flags)
 
     def _after(self, flags: int) -> None:
-        stream = self.session.stream
         if flags & Pump.BROKEN:
-            self.close(stream.broken or f"the socket failed: errno {self._pump.error}")
+            self.close(self.session.stream.broken or f"the socket failed: errno {self._pump.error}")
+        elif flags & Pump.EOF and self._ended:
+            self.close("the client has gone")
         elif flags & Pump.EOF or self._ended:
-            self._end(stream.held)
+            self._ended = True
+            self._finish()
         else:
             self._apply(flags)
 
-    def _end(self, held: bool) -> None:
-        """The client has closed. What it had sent is served to the end, even if a command of it is answered later."""
-        self._ended = True
-        self._apply(0)
-        if not held:
+    def _finish(self) -> None:
+        """The client sends no more. What it had sent is served to the end, and what it may still read is sent."""
+        stream = self.session.stream
+        if stream.held:
+            self._apply(0)
+        elif stream.queued:
+            self._apply(Pump.WRITE)
+        else:
             self.close("the client has closed the connection")
 
     def _apply(self, flags: int) -> None:

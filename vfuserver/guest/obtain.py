@@ -172,8 +172,8 @@ def find_vfio_kernel() -> Kernel:
             return Kernel(path, None, str(path))
     raise ObtainError(
         "there is no guest kernel with iommufd and the VFIO cdev (Debian's has neither). Build it, which takes some "
-        'minutes: `python -c "from vfuserver.guest import build_vfio_kernel as b; b()"`, or set VFUSERVER_VFIO_KERNEL '
-        "to a bzImage built from vfuserver/guest/kernel.config."
+        "minutes: `vfuserver guest build-kernel`, or set VFUSERVER_VFIO_KERNEL to a bzImage built from "
+        "vfuserver/guest/kernel.config."
     )
 
 

@@ -119,7 +119,7 @@ class Session:
                 name = command.name
                 return self._handle(command, Request(command.request, payload, owned))
             except CommandError as error:
-                level = logging.INFO if (number, error.errno) in EXPECTED else logging.WARNING
+                level = logging.DEBUG if (number, error.errno) in EXPECTED else logging.WARNING
                 self.log.log(level, "%s refused: %s", name, error)
                 raise
             except PeerError:
