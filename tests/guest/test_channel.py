@@ -75,17 +75,3 @@ async def test_channel_whose_guest_restarts_says_so() -> None:
     with pytest.raises(ChannelError, match="closed"):
         await channel.run("true")
     await channel.close()
-
-
-async def test_channel_wakes_a_port_that_sleeps_on_a_command() -> None:
-    """A far end that, like a port with a lost interrupt, hands on what it has only when another byte comes."""
-    ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=theirs)
-    channel = await Channel.open(ours)
-    running = asyncio.create_task(channel.run("true", timeout=5))
-    number = (await reader.readline()).split()[0]
-    assert await reader.readline() == b"\n"
-    writer.write(b"@vfu %s 0 0\n" % number)
-    assert (await running).returncode == 0
-    writer.close()
-    await channel.close()

@@ -9,8 +9,6 @@ import asyncio
 import base64
 import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from vfuserver.guest.errors import ChannelError
@@ -19,9 +17,6 @@ _HEAD = re.compile(rb"@vfu (\d+) (\d+) (\d+)\n$")
 _READY = 0
 _GRACE = 15.0
 """Seconds that a guest has, beyond a command's own, to kill the command and to say so."""
-
-_NUDGE = 1.0
-"""Seconds between empty lines while a reply is awaited."""
 
 LONGEST_COMMAND = 40_000
 """Bytes of a command: a serial port has no flow control, and the guest's kernel buffers 64 KiB of its base64."""
@@ -77,29 +72,11 @@ class Channel:
             words = (str(self._number).encode(), str(max(1, round(timeout))).encode(), base64.b64encode(script))
             self._writer.write(b" ".join(words) + b"\n")
             try:
-                async with asyncio.timeout(timeout + _GRACE), self._nudging():
+                async with asyncio.timeout(timeout + _GRACE):
                     returncode, stdout = await self._reply_to(self._number)
             except TimeoutError:
                 raise ChannelError(f"the guest did not answer {command!r} within {timeout + _GRACE:.0f} s") from None
         return CompletedCommand(command, stdout, returncode)
-
-    @asynccontextmanager
-    async def _nudging(self) -> AsyncIterator[None]:
-        """An empty line now and then, which the guest skips.
-
-        An emulated port can lose an interrupt (seen twice in some thousand commands): the command, or its reply, then
-        lies in the port until the next byte comes.
-        """
-        task = asyncio.create_task(self._nudge())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def _nudge(self) -> None:
-        while True:
-            await asyncio.sleep(_NUDGE)
-            self._writer.write(b"\n")
 
     async def _reply_to(self, number: int) -> tuple[int, bytes]:
         """The exit code and the output of command `number`; replies to commands given up are dropped."""
