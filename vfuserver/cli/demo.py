@@ -66,7 +66,7 @@ async def _demo() -> int:
         async with Server() as server:
             plugs = _serve(server, Path(folder))
             failed = await _boot_and_watch(plugs)
-    verdict = "Everything held" if not failed else f"{failed} of {len(STEPS)} steps did NOT hold"
+    verdict = "Everything held" if not failed else f"{failed} of {len(STEPS)} steps did NOT hold, or were not reached"
     click.echo(f"\n{verdict}: {len(STEPS)} steps, {_since(started)} in all")
     return failed
 
@@ -91,18 +91,19 @@ async def _boot_and_watch(plugs: list[Plug]) -> int:
 
     guest = machine_class()(TOPOLOGY, plugs, modules=MODULES)
     click.echo(f"\nBooting a stock Linux guest (topology {TOPOLOGY})")
-    started = time.monotonic()
+    started, held = time.monotonic(), 0
     try:
         async with guest:
             version = await guest.check("uname -sr")
             click.echo(f"  guest| {version}\n  {_since(started)} until the guest takes commands")
-            failed = [step for step in STEPS if not await _watch(guest, step)]
+            for step in STEPS:
+                held += await _watch(guest, step)
     except VfuserverError as error:
         click.echo(f"\nThe guest failed: {error}", err=True)
-        return len(STEPS)
-    if failed:
+        return len(STEPS) - held
+    if held < len(STEPS):
         click.echo(_tails(guest), err=True)
-    return len(failed)
+    return len(STEPS) - held
 
 
 async def _watch(guest: Machine, step: Step) -> bool:
