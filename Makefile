@@ -8,10 +8,10 @@ CORE   := $(VENV)/.core
 SANE   := build/sanitize
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest sanitize bench wheel clean
+.PHONY: help demo test check lint types unit guest sanitize requirements bench wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made: pyproject.toml setup.py
 	@echo "== making the virtual environment in $(VENV) (needs the package index)"
@@ -59,6 +59,9 @@ sanitize: $(CORE)  ## the tests of the core under the address and undefined-beha
 	@cd $(SANE) && PYTHONPATH=$(CURDIR)/$(SANE) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 		$(CURDIR)/$(BIN)/pytest -q tests/native tests/session tests/client tests/engine tests/device
+
+requirements: $(VENV)/.made  ## which tests prove which requirement, and what waits
+	@$(BIN)/python -m tests.requirements
 
 bench: $(CORE)  ## the speed of the wire, as ratios to a bare echo
 	@$(BIN)/python -m benchmarks
