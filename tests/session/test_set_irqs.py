@@ -28,6 +28,7 @@ from tests.session.interrupts import (
 )
 from vfuserver.errors import LocalError
 from vfuserver.session.commands.device_set_irqs import SHAPES, DeviceSetIrqs
+from vfuserver.vfio import Irq, IrqFlags
 
 # -- what is legal
 
@@ -59,8 +60,27 @@ def test_count_zero_is_legal_only_to_disable(wire: Wire, shape: tuple[int, int])
     assert set_irqs(wire, sum(shape), MSIX, 1, 0) == errno.EINVAL
 
 
-def test_argsz_below_twenty_is_einval(wire: Wire) -> None:
-    assert wire.ask(DeviceSetIrqs, DeviceSetIrqs.request.pack(19, NONE | TRIGGER, MSIX, 0, 0)).errno == errno.EINVAL
+@pytest.mark.parametrize(("argsz", "expected"), [(19, errno.EINVAL), (20, 0), (23, 0), (24, errno.EINVAL)])
+def test_argsz_is_at_least_twenty_and_at_most_what_came(wire: Wire, argsz: int, expected: int) -> None:
+    request = DeviceSetIrqs.request.pack(argsz, BOOL | MASK, MSIX, 0, 3) + bytes(3)
+    assert wire.ask(DeviceSetIrqs, request).errno == expected
+
+
+@pytest.mark.parametrize("data", [NONE, BOOL, EVENTFD])
+@pytest.mark.parametrize("action", [MASK, UNMASK])
+@pytest.mark.parametrize(("index", "expected"), [(INTX, 0), (MSI, errno.EINVAL), (MSIX, 0), (ERR, errno.EINVAL)])
+def test_masks_are_for_indexes_that_say_maskable(wire: Wire, data: int, action: int, index: int, expected: int) -> None:
+    """S2.22: flags of DEVICE_GET_IRQ_INFO are true."""
+    assert set_irqs(wire, data | action, index, 0, 1, data=b"\1") == expected
+
+
+def test_unmask_of_intx_is_legal_whatever_its_flags_say(wire: Wire, device: LittleDevice) -> None:
+    """field-notes C.6: it is how QEMU asks whether the line is still high."""
+    assert isinstance(device.irqs, list)
+    device.irqs[INTX] = Irq(1, IrqFlags.EVENTFD)
+    assert set_irqs(wire, NONE | MASK, INTX, 0, 1) == errno.EINVAL
+    assert set_irqs(wire, NONE | UNMASK, INTX, 0, 1) == 0
+    assert ready(device) == [(INTX, 0, 1)]
 
 
 def test_too_few_booleans_are_einval(wire: Wire) -> None:

@@ -14,7 +14,7 @@ from vfuserver.session.command import Command, Request, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.irqs import InterruptPort
-from vfuserver.vfio import IrqSetFlags
+from vfuserver.vfio import IrqFlags, IrqSetFlags, PciIrq
 from vfuserver.wire import U32, Bits, Layout, Rest
 
 DATA: Final = int(IrqSetFlags.DATA_NONE | IrqSetFlags.DATA_BOOL | IrqSetFlags.DATA_EVENTFD)
@@ -33,7 +33,8 @@ class DeviceSetIrqs(Command, number=8, name="DEVICE_SET_IRQS"):
     """VFIO_USER_DEVICE_SET_IRQS (struct vfio_irq_set; S2.22).
 
     DATA_EVENTFD takes one eventfd per vector, or none: the vectors lose theirs. A descriptor that is no eventfd is
-    EINVAL, so that signalling never blocks. argsz is not looked at beyond its minimum: QEMU always says 20.
+    EINVAL, so that signalling never blocks. argsz must not claim more than there is; less is well: QEMU always says 20.
+    MASK and UNMASK are for indexes that say MASKABLE.
     """
 
     max_fds = 16
@@ -52,10 +53,15 @@ class DeviceSetIrqs(Command, number=8, name="DEVICE_SET_IRQS"):
         """Assigns, takes away, masks, unmasks or signals."""
         argsz, flags, index, start, count = request.integers
         need_argsz(argsz, cls.request.size)
+        if argsz > len(request.payload):
+            raise CommandError(
+                errno.EINVAL, f"argsz {argsz}, must be at most the payload's {len(request.payload)} bytes"
+            )
         shape = SHAPES.get((flags & DATA, flags & ~DATA))
         if shape is None:
             raise CommandError(errno.EINVAL, f"flags {flags:#x}, must be one DATA and one ACTION bit")
         _check_range(connection, flags, index, start, count)
+        _check_maskable(connection.backend.irqs[index].flags, flags & ~DATA, index)
         if len(request.fds) and not flags & IrqSetFlags.DATA_EVENTFD:
             raise CommandError(errno.EINVAL, f"{len(request.fds)} descriptors, but flags {flags:#x} take none")
         shape(connection.irqs, request, index, start, count)
@@ -70,6 +76,14 @@ def _check_range(connection: Connection, flags: int, index: int, start: int, cou
         raise CommandError(errno.EINVAL, f"start {start}, count 0, flags {flags:#x}: must be 0, 0, NONE | TRIGGER")
     if start + count > irqs[index].count:
         raise CommandError(errno.EINVAL, f"vectors {start}+{count} of index {index}, which has {irqs[index].count}")
+
+
+def _check_maskable(has: IrqFlags, action: int, index: int) -> None:
+    """QEMU unmasks INTx whatever its flags say, to have a level that is still high signalled (field-notes C.6)."""
+    if action == IrqSetFlags.ACTION_TRIGGER or (action == IrqSetFlags.ACTION_UNMASK and index == PciIrq.INTX):
+        return
+    if not has & (IrqFlags.MASKABLE | IrqFlags.AUTOMASKED):  # AUTOMASKED implies it (linux/vfio.h)
+        raise CommandError(errno.EINVAL, f"interrupt index {index} cannot be masked or unmasked: its flags are {has!r}")
 
 
 Shape = Callable[[InterruptPort, Request, int, int, int], None]
