@@ -102,6 +102,23 @@ def test_1000_messages_in_one_write_are_answered_in_order(server: Server) -> Non
     assert {reply.error for reply in replies[6::11]} == {errno.ENOTSUP}
 
 
+@pytest.mark.parametrize("batch", [1, 64, 1000])
+def test_1000_maps_and_unmaps_with_one_failure_err_once(server: Server, batch: int) -> None:
+    """S1.11: replies in order of arrival, each command its own; the map in the middle overlaps and errs alone."""
+    with raw.Client(server.path) as client:
+        messages = [client.message(raw.DMA_MAP, struct.pack("=IIQQQ", 32, 3, 0, n << 12, 4096)) for n in range(750)]
+        messages[500] = client.message(raw.DMA_MAP, struct.pack("=IIQQQ", 32, 3, 0, 499 << 12, 8192))
+        messages += [client.message(raw.DMA_UNMAP, struct.pack("=IIQQ", 24, 0, n << 12, 4096)) for n in range(250)]
+        sent = [raw.HEADER.unpack_from(message)[0] for message in messages]
+        for start in range(0, 1000, batch):
+            client.raw(b"".join(messages[start : start + batch]))
+        replies = [client.receive() for _ in messages]
+        assert [reply.ident for reply in replies] == sent
+        assert {n: reply.error for n, reply in enumerate(replies) if reply.error} == {500: errno.EEXIST}
+        assert [reply.flags & raw.ERROR for reply in replies].count(raw.ERROR) == 1
+        client.dma_map(500 << 12, 4096)  # its place has stayed free
+
+
 def test_one_byte_at_a_time_gives_the_same_replies(server: Server) -> None:
     """Issue 2: a message fed one byte at a time gives the same replies."""
     assert session(server.path, bytewise, 110) == session(server.path, whole, 110)
