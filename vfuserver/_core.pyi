@@ -166,6 +166,7 @@ class Stream:
     max_transfer: int  # max_data_xfer_size: larger counts are EINVAL, larger messages break the stream
     regions: list[tuple[int, Table | Access | None]]  # (size, how it is served); set before the first message
     on_hook_error: Callable[[int, int, BaseException], None]  # (region index, offset, exception): log it; EIO is sent
+    masked_errors: bool  # region accesses that fail are answered: reads with all ones, writes as if they were done
     send_limit: int  # bytes queued above which no further command is taken
     held: Final[bool]  # a Later is outstanding: commands wait, replies to our own messages are taken in
     broken: Final[str | None]  # why the stream means nothing any more

@@ -329,18 +329,18 @@ static PyObject *get_bool(StreamObject *self, void *closure)
     switch ((intptr_t)closure) {
     case 0: return PyBool_FromLong(self->stream.negotiated);
     case 1: return PyBool_FromLong(self->stream.held.kind != VFU_HELD_NOTHING);
-    default: return PyBool_FromLong(vfu_stream_wants_read(&self->stream));
+    case 2: return PyBool_FromLong(vfu_stream_wants_read(&self->stream));
+    default: return PyBool_FromLong(self->stream.masked_errors);
     }
 }
 
-static int set_negotiated(StreamObject *self, PyObject *value, void *closure)
+static int set_bool(StreamObject *self, PyObject *value, void *closure)
 {
     int truth = value ? PyObject_IsTrue(value) : 0;
 
-    (void)closure;
     if (truth < 0)
         return -1;
-    self->stream.negotiated = truth;
+    *((intptr_t)closure == 0 ? &self->stream.negotiated : &self->stream.masked_errors) = truth;
     return 0;
 }
 
@@ -402,7 +402,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef getset[] = {
-    {"negotiated", (getter)get_bool, (setter)set_negotiated, "VERSION is through", (void *)0},
+    {"negotiated", (getter)get_bool, (setter)set_bool, "VERSION is through", (void *)0},
+    {"masked_errors", (getter)get_bool, (setter)set_bool, "failed region accesses are answered", (void *)3},
     {"held", (getter)get_bool, NULL, "a Later is outstanding", (void *)1},
     {"wants_read", (getter)get_bool, NULL, "the socket should be read", (void *)2},
     {"max_transfer", (getter)get_number, (setter)set_number, "max_data_xfer_size", (void *)0},

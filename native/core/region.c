@@ -38,18 +38,21 @@ void vfu_stream_hold(vfu_stream *s, enum vfu_held_kind kind, const vfu_header *h
     s->ops->held(s->owner);
 }
 
+/* Data NULL: all ones. With `masked_errors` a failed access is answered like one to a device that is not there. */
 static void access_answer(vfu_stream *s, const vfu_header *header, const vfu_region_access *access, const uint8_t *data,
                           int answer)
 {
     vfu_header reply = {.id = header->id, .command = header->command, .flags = VFU_TYPE_REPLY};
     size_t length = header->command == VFU_REGION_READ ? access->count : 0;
 
-    if (answer < 0) {
+    if (answer < 0 && (!s->masked_errors || access->count > s->max_transfer)) {
         vfu_stream_error(s, header, -answer);
         return;
     }
     if (header->flags & VFU_NO_REPLY)
         return;
+    if (answer < 0)
+        data = NULL;
     reply.size = (uint32_t)(sizeof(reply) + sizeof(*access) + length);
     if (!vfu_buffer_reserve(&s->tx, reply.size)) {
         vfu_stream_break(s, "no memory for a reply of %u bytes", reply.size);
@@ -57,8 +60,10 @@ static void access_answer(vfu_stream *s, const vfu_header *header, const vfu_reg
     }
     memcpy(s->tx.data + s->tx.tail, &reply, sizeof(reply));
     memcpy(s->tx.data + s->tx.tail + sizeof(reply), access, sizeof(*access));
-    if (length)
+    if (length && data)
         memcpy(s->tx.data + s->tx.tail + sizeof(reply) + sizeof(*access), data, length);
+    else if (length)
+        memset(s->tx.data + s->tx.tail + sizeof(reply) + sizeof(*access), 0xff, length);
     s->tx.tail += reply.size;
 }
 
@@ -92,7 +97,7 @@ void vfu_region_access_command(vfu_stream *s, const vfu_header *header, const ui
     }
     memcpy(&access, payload, sizeof(access));
     if (access.count > s->max_transfer || length != sizeof(access) + (write ? access.count : 0)) {
-        vfu_stream_error(s, header, EINVAL);
+        access_answer(s, header, &access, NULL, -EINVAL);
         return;
     }
     if (write)
@@ -274,6 +279,9 @@ void vfu_stream_complete_error(vfu_stream *s, int error)
         complete_multi(s, false, 0, error);
         return;
     }
-    vfu_stream_error(s, &s->held.header, error);
+    if (s->held.kind == VFU_HELD_ACCESS)
+        access_answer(s, &s->held.header, &s->held.access, NULL, -error);
+    else
+        vfu_stream_error(s, &s->held.header, error);
     release_held(s);
 }

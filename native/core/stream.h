@@ -57,6 +57,7 @@ struct vfu_stream {
     vfu_fds rx_fds, tx_fds;
     uint64_t scan; /* how far (stream offset) waiting bytes were searched for replies */
     bool negotiated, processing;
+    bool masked_errors; /* region accesses that fail are answered: reads with all ones, writes as if they were done */
     uint32_t max_transfer;
     size_t send_limit;
     uint64_t received;

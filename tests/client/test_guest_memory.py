@@ -36,7 +36,9 @@ async def test_dma_by_messages_and_by_copy_are_the_same(client: Client, device: 
 @pytest.mark.parametrize("bare", [False, True])
 async def test_large_transfers_are_cut_and_pipelined(device: LittleDevice, bare: bool) -> None:
     """S1.14: pieces of the smaller limit; S0.14: bare-header replies."""
-    async with connected(device, SessionOptions(max_data_xfer_size=64 * 1024)) as client:
+    async with connected(
+        device, SessionOptions(max_data_xfer_size=64 * 1024, quirks={"message-dma": "spec"})
+    ) as client:
         await client.negotiate()
         client.guest.bare_write_reply = bare
         sizes: list[int] = []
@@ -49,6 +51,22 @@ async def test_large_transfers_are_cut_and_pipelined(device: LittleDevice, bare:
             assert memory.read(100, len(data)) == data
             assert await device.client.memory.read(100, len(data)) == data
         assert max(sizes) == 64 * 1024
+
+
+@pytest.mark.parametrize("quirk", ["auto", "old"])
+async def test_the_first_qemu_s_layout_is_found_out_or_configured(device: LittleDevice, quirk: str) -> None:
+    """S0.14: both layouts, by a client that imitates the old one; wrong bytes would be four bytes off."""
+    options = SessionOptions(max_data_xfer_size=64 * 1024, quirks={"message-dma": quirk})
+    async with connected(device, options) as client:
+        await client.negotiate()
+        client.guest.bare_write_reply = client.guest.old_layout = True
+        data = os.urandom(300_001)
+        with GuestMemory(1 << 20) as memory:
+            await client.dma_map(0, memory, share=False)
+            assert device.client is not None
+            await device.client.memory.write(100, data)
+            assert memory.read(96, len(data) + 8) == bytes(4) + data + bytes(4)
+            assert await device.client.memory.read(100, len(data)) == data
 
 
 async def test_dma_that_the_client_refuses_is_eio(client: Client, device: LittleDevice) -> None:

@@ -11,6 +11,7 @@ from tests.docs.blocks import ROOT, blocks, matches
 from tests.docs.test_tutorial import run_commands
 from vfuserver.cli._config import read_config
 from vfuserver.cli._root import root
+from vfuserver.session.quirks import QUIRKS
 
 TEXT = (ROOT / "docs/cli.md").read_text()
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
@@ -72,3 +73,7 @@ def test_outputs_are_compared_line_by_line() -> None:
     assert matches(("a", "...", "d "), ["a", "b", "c", "d"])
     assert not matches(("a", "d"), ["a", "b", "d"])
     assert not matches(("a",), ["a.b"])
+
+
+def test_every_quirk_is_mentioned() -> None:
+    assert [name for name in QUIRKS if f"--quirk {name}=" not in TEXT] == []

@@ -163,6 +163,9 @@ class Client:
         assert message.flags == 0
         assert message.command in (DMA_READ, DMA_WRITE)
         address, count = DMA_ACCESS.unpack_from(message.payload)
+        if not count:  # which layout do we have? (S0.14)
+            self.raw(HEADER.pack(message.ident, message.command, 32, REPLY, 0) + DMA_ACCESS.pack(address, count))
+            return
         self.served.append((message.command, address, count))
         found = [base for base, memory in self.memory.items() if base <= address <= base + len(memory) - count]
         if self.dma_error or not found:
@@ -177,6 +180,13 @@ class Client:
             assert len(message.payload) == DMA_ACCESS.size + count
             memory[start : start + count] = message.payload[DMA_ACCESS.size :]
         self.raw(HEADER.pack(message.ident, message.command, 16 + len(body), REPLY, 0) + body)
+
+    def receive_dma(self) -> Message:
+        """Next message, which must be a DMA message that moves bytes; the question before it is answered."""
+        while (message := self.receive()).command == DMA_WRITE and not DMA_ACCESS.unpack_from(message.payload)[1]:
+            self.answer(message)
+        assert message.command in (DMA_READ, DMA_WRITE)
+        return message
 
     def closed(self) -> bool:
         """Read what there is until the server closes; False if it does not within the timeout."""

@@ -241,7 +241,7 @@ def test_dma_reply_that_is_wrong_is_an_error_and_not_a_crash(server: Server, whi
         client.dma_map(0, 4096)
         client.write(raw.BAR0, 0x30, 64)
         client.write(raw.BAR0, 0x34, 2)
-        message = client.receive()
+        message = client.receive_dma()
         send_what_it_takes(client, wrong_replies(message)[which])
         with contextlib.suppress(ConnectionError):
             eventually(lambda: client.read(raw.BAR0, 0x38) != 1, 0.2)
@@ -257,24 +257,30 @@ def test_dma_write_reply_that_admits_another_count_is_an_error(server: Server, c
         client.dma_map(0, 4096)
         client.write(raw.BAR0, 0x30, 64)
         client.write(raw.BAR0, 0x34, 4)
-        message = client.receive()
+        message = client.receive_dma()
         client.raw(raw.HEADER.pack(message.ident, raw.DMA_WRITE, 32, raw.REPLY, 0) + struct.pack("=QQ", 0, count))
         with contextlib.suppress(ConnectionError):
             eventually(lambda: client.read(raw.BAR0, 0x38) != 1, 0.2)
             assert client.read(raw.BAR0, 0x38) != 2
 
 
-@pytest.mark.parametrize("payload", [b"", struct.pack("=QI", 0, 64), struct.pack("=QQ", 0, 64)])
-def test_dma_write_reply_of_every_layout_in_use_is_taken(server: Server, payload: bytes) -> None:
-    """Field-notes C.8: a header (first QEMU), 32 bytes (QEMU 11.1); the specification's table: a 4-byte count."""
+@pytest.mark.parametrize("size", [0, 12, 16])
+def test_dma_write_reply_of_every_layout_in_use_is_taken(server: Server, size: int) -> None:
+    """S0.14, field-notes C.8: a header (first QEMU, data at 28), 12 bytes (the table), 16 (QEMU 11.1)."""
     with raw.Client(server.path) as client:
         client.reset()
         client.write(raw.CONFIG, 4, 7, 2)
         client.dma_map(0, 4096)
+        client.write(raw.BAR0, 4, 0x5A)
         client.write(raw.BAR0, 0x30, 64)
         client.write(raw.BAR0, 0x34, 4)
-        message = client.receive()
-        client.raw(raw.HEADER.pack(message.ident, raw.DMA_WRITE, 16 + len(payload), raw.REPLY, 0) + payload)
+        for count in (0, 64):
+            message = client.receive()
+            assert message.command == raw.DMA_WRITE
+            assert len(message.payload) == 16 + count
+            payload = raw.DMA_ACCESS.pack(0, count)[:size]
+            client.raw(raw.HEADER.pack(message.ident, raw.DMA_WRITE, 16 + size, raw.REPLY, 0) + payload)
+        assert message.payload[16 if size else 12 :][:64] == b"\x5a" * 64
         assert eventually(lambda: client.read(raw.BAR0, 0x38) == 2)
 
 

@@ -216,7 +216,7 @@ def test_dma_message_after_the_command_write_comes_after_its_reply(remote: raw.C
         ident = remote.send(raw.REGION_WRITE, raw.ACCESS.pack(COMMAND, raw.BAR0, 4) + struct.pack("<I", TO_BUFFER))
         first = remote.receive()
         assert (first.ident, first.flags) == (ident, raw.REPLY)
-        second = remote.receive()
+        second = remote.receive_dma()
         assert (second.command, second.flags, second.error, second.fds) == (raw.DMA_READ, 0, 0, [])
         assert second.payload == raw.DMA_ACCESS.pack(REMOTE, 64)
         remote.answer(second)
@@ -269,7 +269,7 @@ def test_dma_message_that_the_client_refuses_is_eio(remote: raw.Client, code: in
 def test_dma_command_while_busy_is_ebusy_and_the_running_one_goes_on(remote: raw.Client) -> None:
     """testdev.md 0x38: EBUSY a command while busy."""
     start(remote, TO_BUFFER, REMOTE, 0, 64)
-    held = remote.receive()
+    held = remote.receive_dma()
     assert remote.read(raw.BAR0, STATUS) == BUSY
     remote.write(raw.BAR0, COMMAND, FILL)
     assert remote.read(raw.BAR0, STATUS) == FAILED + errno.EBUSY
@@ -283,7 +283,7 @@ def test_dma_command_while_busy_is_ebusy_and_the_running_one_goes_on(remote: raw
 def test_dma_while_a_message_waits_leaves_the_device_serving(server: Server, remote: raw.Client) -> None:
     """Specification: it is illegal to stall command processing while waiting for replies on the other channel."""
     start(remote, TO_BUFFER, REMOTE, 0, 64)
-    held = remote.receive()
+    held = remote.receive_dma()
     for value in range(100):
         remote.write(raw.BAR0, 4, value)
         assert remote.read(raw.BAR0, 4) == value
@@ -294,7 +294,7 @@ def test_dma_while_a_message_waits_leaves_the_device_serving(server: Server, rem
 def test_dma_when_reset_in_the_middle_is_cancelled(remote: raw.Client) -> None:
     """Issue 2: reset cancels jobs; the late reply to their message is harmless."""
     start(remote, COPY, REMOTE, REMOTE + 0x1000, 64)
-    held = remote.receive()
+    held = remote.receive_dma()
     remote.reset()
     remote.write(raw.CONFIG, 4, 7, 2)
     assert remote.read(raw.BAR0, STATUS) == IDLE
@@ -311,7 +311,7 @@ def test_dma_when_the_client_leaves_in_the_middle_is_enodev(server: Server) -> N
         client.write(raw.CONFIG, 4, 7, 2)
         client.dma_map(REMOTE, SIZE)
         start(client, COPY, REMOTE, REMOTE, 64)
-        assert client.receive().command == raw.DMA_READ
+        assert client.receive_dma().command == raw.DMA_READ
     with raw.Client(server.path) as client:
         assert finish(client) == FAILED + errno.ENODEV
         assert dma(client, FILL, 0, REMOTE, 64) == FAILED + errno.EFAULT
@@ -320,7 +320,7 @@ def test_dma_when_the_client_leaves_in_the_middle_is_enodev(server: Server) -> N
 def test_dma_when_unmapped_in_the_middle_touches_nothing_afterwards(remote: raw.Client) -> None:
     """Specification, DMA_UNMAP: in-flight transactions are over before the reply."""
     start(remote, COPY, REMOTE, REMOTE + 0x1000, 64)
-    held = remote.receive()
+    held = remote.receive_dma()
     ident = remote.send(raw.DMA_UNMAP, struct.pack("=IIQQ", 24, 0, REMOTE, SIZE))
     remote.answer(held)
     served = len(remote.served)

@@ -707,3 +707,12 @@ def test_server_when_terminated_with_a_client_connected_ends_with_0(tmp_path: Pa
         client = raw.Client(own.path)
     with client:
         assert client.closed()
+
+
+def test_quirk_region_errors_all_ones_answers_with_data(tmp_path: Path) -> None:
+    """Field-notes C.10: a client that waits for the whole payload of a failed access is not left waiting."""
+    with one_device(tmp_path, "--quirk", "region-errors=all-ones") as own, raw.Client(own.path) as client:
+        assert client.read_bytes(raw.BAR0, 1 << 20, 8) == b"\xff" * 8
+        client.write_bytes(raw.BAR0, 1 << 20, bytes(8))
+        with refused(errno.EINVAL):
+            client.irq_info(9)

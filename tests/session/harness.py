@@ -59,6 +59,10 @@ class Message(NamedTuple):
         return self.header.error if self.header.is_error else 0
 
 
+SPECIFIED = SessionOptions(quirks={"message-dma": "spec"})
+"""No question before the first DMA message."""
+
+
 class Wire:
     """The client's end of an in-memory connection. Descriptors that the session sent are closed by `close`."""
 
@@ -68,7 +72,9 @@ class Wire:
         self.outputs = 0
         self.received: list[int] = []
         self._last_id = 0
-        self.session = Session(backend, options, schedule=self.clock.schedule, on_output=self._output, **ports)
+        self.session = Session(
+            backend, options or SPECIFIED, schedule=self.clock.schedule, on_output=self._output, **ports
+        )
 
     def _output(self) -> None:
         self.outputs += 1

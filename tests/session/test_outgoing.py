@@ -50,7 +50,7 @@ async def test_write_reply_may_be_a_bare_header(wire: Wire, reply: bytes) -> Non
 
 async def test_transfers_are_cut_into_pieces_of_the_smaller_limit(device: LittleDevice) -> None:
     """S1.14, testdev: pieces no larger than the smaller of both sides' max_data_xfer_size."""
-    wire = Wire(device, SessionOptions(max_data_xfer_size=1 << 20))
+    wire = Wire(device, SessionOptions(max_data_xfer_size=1 << 20, quirks={"message-dma": "spec"}))
     wire.negotiate(version_data({"max_data_xfer_size": 4096}))
     map_(wire, 0, 1 << 20)
     task = await start(wire.session.connection.memory.read(8, 10000))

@@ -55,6 +55,7 @@ SESSION: Final[Mapping[str, Check]] = {
     "max_dma_maps": _number,
     "write_multiple": _flag,
     "deadline": _typed((int, float), "a time in seconds"),
+    "quirks": _typed(dict, "a table"),
 }
 EVERY_DEVICE: Final[Mapping[str, Check]] = {"socket_mode": file_mode, "suggest": _flag, **SESSION}
 ONE_DEVICE: Final[Mapping[str, Check]] = {

@@ -8,7 +8,7 @@ import click
 
 from vfuserver.cli._failures import Settings
 from vfuserver.cli._logging import LEVELS, log_to_stderr
-from vfuserver.cli._parameters import FileMode, Number, device_argument, pairs, set_option
+from vfuserver.cli._parameters import FileMode, KeyValue, Number, device_argument, pairs, set_option
 from vfuserver.errors import UsageError
 
 PATH = click.Path(path_type=Path, dir_okay=False)
@@ -32,6 +32,15 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--write-multiple", is_flag=True, default=None, help="Offer REGION_WRITE_MULTI (for QEMU >= 11.0).")
 @click.option(
     "--deadline", type=float, metavar="SECONDS", show_default="4", help="When a slow answer becomes ETIMEDOUT."
+)
+@click.option(
+    "--quirk",
+    "quirks",
+    type=KeyValue(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _context, _parameter, given: pairs(given) or None,
+    help="Suit a peculiar client: message-dma=auto|spec|old, region-errors=reply|all-ones.",
 )
 @click.pass_obj
 def command(

@@ -17,6 +17,7 @@ from vfuserver.session.commands.dma_map import DmaMapFlags
 from vfuserver.session.commands.dma_read import DmaRead
 from vfuserver.session.commands.dma_write import DmaWrite
 from vfuserver.session.descriptors import Descriptors
+from vfuserver.session.dma_layout import OLD
 from vfuserver.wire import LayoutError
 
 
@@ -77,8 +78,10 @@ class GuestMap:
         """Largest `count` that is served, bytes."""
         self.bare_write_reply = False
         """Answer DMA_WRITE with the header alone, as the first upstream QEMU client does (S0.14)."""
+        self.old_layout = False
+        """Have data at message byte 28, and the last four bytes mean nothing, as the same client does."""
         self.on_access: Callable[[str, int, int], None] | None = None
-        """Told of every DMA message: (command, address, count)."""
+        """Told of every DMA message that moves bytes: (command, address, count)."""
 
     def add(self, mapping: Mapping) -> None:
         """A range may be reached from now on."""
@@ -106,11 +109,13 @@ class GuestMap:
         data = b"".join(
             piece.memory.read(piece.offset + at, size) for piece, at, size in self._pieces(address, count, "READ")
         )
+        if self.old_layout:
+            return OLD.request(address, count, memoryview(data))
         return DmaRead.reply.build(address=address, data=data)
 
     def _write(self, payload: bytes) -> bytes:
         address, count = self._arguments(DmaWrite.name, payload)
-        data = payload[DmaWrite.request.size :]
+        data = payload[OLD.head.size if self.old_layout else DmaWrite.request.size :]
         if len(data) < count:
             raise CommandError(errno.EINVAL, f"{len(data)} bytes for a DMA_WRITE of {count}")
         done = 0
@@ -121,12 +126,12 @@ class GuestMap:
 
     def _arguments(self, name: str, payload: bytes) -> tuple[int, int]:
         try:
-            address, count = DmaRead.request.unpack(payload)
+            address, count = (OLD.head if self.old_layout else DmaRead.request).unpack(payload)
         except LayoutError as error:
             raise CommandError(errno.EINVAL, str(error)) from error
         if count > self.max_transfer:
             raise CommandError(errno.E2BIG, f"{name} of {count} bytes, must be at most {self.max_transfer}")
-        if self.on_access:
+        if self.on_access and count:
             self.on_access(name, address, count)
         return address, count
 

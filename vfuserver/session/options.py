@@ -1,9 +1,11 @@
 """What an operator may choose for a connection. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from vfuserver.errors import UsageError
+from vfuserver.session import quirks
 from vfuserver.session.negotiation import Capabilities
 
 MAX_MSG_FDS: Final = 16
@@ -21,6 +23,7 @@ class SessionOptions:
 
     `deadline` is in seconds and lies below QEMU's 5 s: a reply that comes after the client's own time-out kills the
     connection (field-notes G). `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
+    `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
 
     max_msg_fds: int = MAX_MSG_FDS
@@ -29,6 +32,7 @@ class SessionOptions:
     pgsizes: int = PAGE
     write_multiple: bool = False
     deadline: float = 4.0
+    quirks: Mapping[str, str] = field(default_factory=dict)
     capabilities: Capabilities = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +43,7 @@ class SessionOptions:
             raise UsageError(f"pgsizes must be page sizes of at least {PAGE} or'ed together, not {self.pgsizes}")
         if self.deadline <= 0:
             raise UsageError(f"deadline must be a time in seconds, not {self.deadline}")
+        object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
 
     def _capabilities(self) -> Capabilities:

@@ -6,8 +6,8 @@ make us hold more. A transfer ends with its last reply, or at once: with EIO whe
 with EFAULT when its range is unmapped, with ENODEV when the client goes. The ids of pieces still under way are kept
 until their replies come, and what those carry is dropped.
 
-The layout is the specification's: address u64, count u64, data at message byte 32. The reply to a DMA_WRITE may be a
-bare header (the first upstream QEMU client, S0.14).
+Where data lie in a message is `dma_layout`'s to say. A peer whose layout is not known is asked first, by a DMA_WRITE
+of no bytes: nothing else is sent until that is answered, and a reply of the wrong size makes it unknown again (S0.14).
 
 The rule that must never be broken: no command of the same connection may wait for a DMA reply, because QEMU answers
 only after we have (seen: 5 s, then a dead connection). Code whose completion a command waits for is marked by
@@ -25,9 +25,10 @@ from typing import Final
 
 from vfuserver._core import Stream
 from vfuserver.errors import DmaError
+from vfuserver.session.dma_layout import DmaLayout, LayoutChoice
 from vfuserver.session.log import ConnectionLog
 from vfuserver.vfio import ANSWERING
-from vfuserver.wire import Layout, command_message
+from vfuserver.wire import command_message
 
 PIECES: Final = 16
 """Messages under way at one time."""
@@ -59,19 +60,16 @@ class _Transfer:
             self.done.set_result(None)
 
 
-SHORT_WRITE_REPLY: Final = 12
-"""Bytes of a DMA_WRITE reply's payload as the specification's table has it: address u64, count u32."""
-
-
 class _Piece:
-    """One message under way."""
+    """One message under way, in the layout that it was sent in."""
 
-    __slots__ = ("at", "count", "transfer")
+    __slots__ = ("at", "count", "layout", "transfer")
 
-    def __init__(self, transfer: _Transfer, at: int, count: int) -> None:
+    def __init__(self, transfer: _Transfer, at: int, count: int, layout: DmaLayout) -> None:
         self.transfer = transfer
         self.at = at
         self.count = count
+        self.layout = layout
 
 
 class Outgoing:
@@ -80,14 +78,17 @@ class Outgoing:
     def __init__(
         self,
         stream: Stream,
-        read: tuple[int, Layout],
-        write: tuple[int, Layout],
+        read: int,
+        write: int,
+        layout: LayoutChoice,
         flush: Callable[[], None],
         log: ConnectionLog,
     ) -> None:
-        """`read` and `write` are number and request layout of DMA_READ and DMA_WRITE; `flush` says: we queued."""
+        """`read` and `write` are the numbers of DMA_READ and DMA_WRITE; `flush` says: we queued."""
         self._stream = stream
         self._read, self._write = read, write
+        self._layout = layout
+        self._probe_id: int | None = None
         self._flush = flush
         self._log = log
         self._transfers: list[_Transfer] = []
@@ -126,6 +127,11 @@ class Outgoing:
 
     def take_reply(self, number: int, message_id: int, error: int, payload: bytes) -> None:
         """A reply to a message of ours (errno 0: success)."""
+        if message_id == self._probe_id:
+            self._probe_id = None
+            self._log.info("message DMA: %s", self._layout.settle(error, payload))
+            self._send_pieces()
+            return
         piece = self._pieces.pop(message_id, None)
         if piece is None:
             self._log.warning("a reply to message %d of command %d, which we never sent: dropped", message_id, number)
@@ -159,12 +165,24 @@ class Outgoing:
             transfer.done.cancel()  # a cancelled caller: replies still to come find nobody
 
     def _send_pieces(self) -> None:
+        if self._layout.current is None:
+            self._probe()
+            return
         queued = False
         for transfer in list(self._transfers):
             while not self._closed and not self._stream.held and self._room() and self._send_one(transfer):
                 queued = True
         if queued:
             self._flush()
+
+    def _probe(self) -> None:
+        """Asks once which layout the client has, if anybody waits to send."""
+        waiting = [transfer for transfer in self._transfers if not transfer.done.done()]
+        if not waiting or self._probe_id is not None or self._closed or self._stream.held:
+            return
+        self._probe_id = self._free_id()
+        self._stream.send(command_message(self._write, self._probe_id, self._layout.probe(waiting[0].iova)))
+        self._flush()
 
     def _room(self) -> bool:
         return len(self._pieces) < PIECES and (self._under_way < BYTES or not self._pieces)
@@ -174,23 +192,25 @@ class Outgoing:
         count = min(self.max_transfer, transfer.length - transfer.sent)
         if count == 0 or transfer.done.done():
             return False
-        at, data = transfer.sent, transfer.data
-        number, layout = self._read if data is None else self._write
-        payload = layout.pack(transfer.iova + at, count)
-        if data is not None:
-            payload += data[at : at + count]
-        message_id = self._free_id()
-        self._pieces[message_id] = _Piece(transfer, at, count)
+        layout, at, data = self._layout.current, transfer.sent, transfer.data
+        if layout is None:
+            return False
+        payload = layout.request(transfer.iova + at, count, None if data is None else data[at : at + count])
+        number, message_id = self._number(transfer), self._free_id()
+        self._pieces[message_id] = _Piece(transfer, at, count, layout)
         self._under_way += count
         transfer.sent += count
         self._stream.send(command_message(number, message_id, payload))
         return True
 
     def _free_id(self) -> int:
-        while True:  # at most PIECES ids are taken
+        while True:  # at most PIECES + 1 ids are taken
             self._last_id = (self._last_id + 1) % MAX_ID
-            if self._last_id not in self._pieces:
+            if self._last_id not in self._pieces and self._last_id != self._probe_id:
                 return self._last_id
+
+    def _number(self, transfer: _Transfer) -> int:
+        return self._read if transfer.data is None else self._write
 
     def _settle(self, piece: _Piece, number: int, error: int, payload: bytes) -> None:
         transfer, where = piece.transfer, f"{piece.transfer.iova + piece.at:#x}+{piece.count:#x}"
@@ -198,27 +218,21 @@ class Outgoing:
             name = errno.errorcode.get(error, str(error))
             transfer.fail(DmaError(errno.EIO, f"the client answered {name} ({os.strerror(error)}) for {where}"))
             return
-        if not self._fits(piece, number, payload):
+        data = None if number != self._number(transfer) else self._taken(piece, payload)
+        if data is None:
+            self._layout.doubt()
             text = f"command {number}, {len(payload)} bytes that start with {payload[:16].hex()}"
             transfer.fail(
                 DmaError(errno.EIO, f"the client's reply to the DMA message for {where} does not fit: {text}")
             )
             return
-        if transfer.data is None:
-            transfer.buffer[piece.at : piece.at + piece.count] = payload[self._read[1].size :]
+        transfer.buffer[piece.at : piece.at + len(data)] = data
         transfer.settle(piece.count)
 
-    def _fits(self, piece: _Piece, number: int, payload: bytes) -> bool:
-        """Whether a reply says that all of the piece was moved.
-
-        A DMA_WRITE reply is a bare header (QEMU 10.1), or repeats address and count: a count of 4 bytes in the
-        specification's table, of 8 in QEMU since 11.1.
-        """
-        transfer = piece.transfer
-        wanted, layout = self._read if transfer.data is None else self._write
-        head = layout.pack(transfer.iova + piece.at, piece.count)
-        if number != wanted:
-            return False
-        if transfer.data is None:
-            return len(payload) == layout.size + piece.count and payload.startswith(head)
-        return payload in (b"", head[:SHORT_WRITE_REPLY], head)
+    @staticmethod
+    def _taken(piece: _Piece, payload: bytes) -> bytes | None:
+        """The data of a reply (none for a write); None if it does not say that all of the piece was moved."""
+        address = piece.transfer.iova + piece.at
+        if piece.transfer.data is None:
+            return piece.layout.read_reply(payload, address, piece.count)
+        return b"" if piece.layout.is_write_reply(payload, address, piece.count) else None

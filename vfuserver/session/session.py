@@ -27,12 +27,14 @@ from vfuserver.session.commands.dma_write import DmaWrite
 from vfuserver.session.commands.version import Version
 from vfuserver.session.connection import Connection
 from vfuserver.session.descriptors import Descriptors
+from vfuserver.session.dma_layout import LayoutChoice
 from vfuserver.session.holding import Holding
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
 from vfuserver.session.ports import Output, Schedule, Watch
+from vfuserver.session.quirks import MESSAGE_DMA, REGION_ERRORS
 from vfuserver.session.state import Event, State, next_state
 from vfuserver.vfio import Backend, Later
 
@@ -70,6 +72,7 @@ class Session:
             self._command, self._reply, max_transfer=self.options.max_data_xfer_size, on_later=self._hold
         )
         self.stream.on_hook_error = self._hook_error
+        self.stream.masked_errors = self.options.quirks[REGION_ERRORS] == "all-ones"
         self.stream.regions = [(region.size, region.table or region.access) for region in backend.regions]
         self._on_output = on_output
         self._inside = False  # in a callback of the stream: whoever feeds it sends afterwards
@@ -77,8 +80,8 @@ class Session:
         self._attached = False
         self._holding = Holding(self._complete, schedule, self.options.deadline, self.log)
         irqs = InterruptPort(backend.irqs, backend.interrupts_ready, watch)
-        read, write = (DmaRead.number, DmaRead.request), (DmaWrite.number, DmaWrite.request)
-        outgoing = Outgoing(self.stream, read, write, self._output, self.log)
+        layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
+        outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
         self.connection = Connection(backend, self.options, self.stream, irqs, outgoing, self.log)
 
     @property

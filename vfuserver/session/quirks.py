@@ -1,0 +1,57 @@
+"""What peers do differently from the specification: one table, each with its reason, and how it is found out.
+
+`SessionOptions.quirks` holds a value for each; `vfuserver serve --quirk NAME=VALUE` sets one. A quirk that needs no
+choice is no quirk: what every known peer takes is what we do. It must not know sessions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vfuserver.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """One peculiarity. `values` says of each value what it does; `found` how the right one is known."""
+
+    values: Mapping[str, str]
+    default: str
+    reason: str
+    found: str
+
+
+MESSAGE_DMA: Final = "message-dma"
+REGION_ERRORS: Final = "region-errors"
+
+QUIRKS: Final[Mapping[str, Quirk]] = {
+    MESSAGE_DMA: Quirk(
+        values={
+            "auto": "ask the client before the first DMA message",
+            "spec": "data at message byte 32",
+            "old": "data at message byte 28, replies to DMA_WRITE are bare headers",
+        },
+        default="auto",
+        reason="the first QEMU client (10.1) declared a 32-bit count, which moves the data by four bytes (S0.14)",
+        found="a DMA_WRITE of no bytes: a reply of 16 bytes means old, a longer one spec (field-notes C.8, G)",
+    ),
+    REGION_ERRORS: Quirk(
+        values={
+            "reply": "an error reply",
+            "all-ones": "reads give all ones, writes are dropped, as where no device is",
+        },
+        default="reply",
+        reason="cloud-hypervisor ignores the Error flag and waits for a whole payload: its vCPU hangs for good",
+        found="configured: such a client says nothing by which it could be known (field-notes C.10)",
+    ),
+}
+
+
+def chosen(given: Mapping[str, str]) -> dict[str, str]:
+    """A value for every quirk: the given one, or the default. UsageError: no such quirk or value."""
+    for name, value in given.items():
+        if name not in QUIRKS:
+            raise UsageError(f"quirk must be one of {', '.join(QUIRKS)}, not {name!r}")
+        if value not in list(QUIRKS[name].values):  # a configuration file may hold anything
+            raise UsageError(f"quirk {name} must be {' or '.join(QUIRKS[name].values)}, not {value!r}")
+    return {name: given.get(name, quirk.default) for name, quirk in QUIRKS.items()}
