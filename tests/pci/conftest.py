@@ -7,6 +7,7 @@ import pytest
 
 from vfuserver._core import Gate
 from vfuserver.pci import AnyCapability, BarKind, BarLayout, Command, ConfigSpace, GatePort, PciIdentity, PowerState
+from vfuserver.pci.caps.pci_express import PciExpress
 from vfuserver.vfio import PciIrq, ResetReason
 
 Events = list[tuple[object, ...]]
@@ -68,5 +69,15 @@ def make(port: RecordingPort) -> Make:
     def build(*capabilities: AnyCapability, bars: Sequence[BarLayout] = BARS, **more: Any) -> ConfigSpace:
         port.config = ConfigSpace(TESTDEV, bars, capabilities, port=port, **more)
         return port.config
+
+    return build
+
+
+@pytest.fixture
+def extended(make: Make) -> Make:
+    """As make, with PCI Express in front of the capabilities, so that extended ones have room."""
+
+    def build(*capabilities: AnyCapability, **more: Any) -> ConfigSpace:
+        return make(PciExpress(), *capabilities, **more)
 
     return build

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfuserver.errors import DeclarationError
 from vfuserver.pci.block import Write
 from vfuserver.pci.capability import Capability
 from vfuserver.pci.checks import require_range
 from vfuserver.pci.fields import BYTE, Field
 from vfuserver.pci.placement import CONFIG_SIZE, FIRST_CAPABILITY
+from vfuserver.pci.vendor_bytes import data_row, require_room
 
 VENDOR_SPECIFIC_ID: Final = 0x09
 VENDOR_LENGTH: Final = 0x02
@@ -43,18 +43,18 @@ class VendorSpecific(Capability, id=VENDOR_SPECIFIC_ID, repeatable=True):
 
     def __post_init__(self) -> None:
         require_range(f"{self.name}.length", self.length, SHORTEST, LONGEST)
-        room = self.length - VENDOR_BODY
-        for name, given in (("initial", self.initial), ("writable", self.writable)):
-            if len(given) > room:
-                raise DeclarationError(f"{self.name}.{name} must have at most {room} bytes, not {len(given)}")
+        require_room(self.name, self._room, self.initial, self.writable)
 
     def body(self) -> Sequence[Field]:
         """The length byte, and one field with everything behind it."""
-        initial, writable = (int.from_bytes(one, "little") for one in (self.initial, self.writable))
         return (
             Field("length", VENDOR_LENGTH, BYTE, reset=self.length),
-            Field("data", VENDOR_BODY, self.length - VENDOR_BODY, reset=initial, writable=writable),
+            data_row(VENDOR_BODY, self._room, self.initial, self.writable),
         )
+
+    @property
+    def _room(self) -> int:
+        return self.length - VENDOR_BODY
 
     @classmethod
     def variants(cls) -> Sequence["VendorSpecific"]:
