@@ -98,11 +98,11 @@ class BarLayout:
         """The read-only low bits: I/O, 64-bit, prefetchable."""
         return _RULES[self.kind].type_bits | (PREFETCHABLE if self.prefetchable else 0)
 
-    def field(self) -> Field:
-        """The register's row in the header."""
-        offset = BAR_OFFSET + DWORD * self.index
+    def field(self, prefix: str = "bar", first: int = BAR_OFFSET) -> Field:
+        """The register's row in the header, or among other BARs whose `first` has that offset."""
+        offset = first + DWORD * self.index
         width = _RULES[self.kind].width
-        return Field(f"bar{self.index}", offset, width, reset=self.type_bits, writable=self.address_mask)
+        return Field(f"{prefix}{self.index}", offset, width, reset=self.type_bits, writable=self.address_mask)
 
 
 @dataclass(frozen=True, slots=True)
