@@ -5,18 +5,33 @@ from pathlib import Path
 
 import pytest
 
-from vfuserver.pci import ConfigSpace
+from vfuserver.pci import BarLayout, ConfigSpace
+from vfuserver.pci.caps.access_control import AccessControl
+from vfuserver.pci.caps.address_translation import AddressTranslation
+from vfuserver.pci.caps.advanced_error_reporting import AdvancedErrorReporting, UncorrectableError
+from vfuserver.pci.caps.advanced_features import AdvancedFeatures
+from vfuserver.pci.caps.designated_vendor_specific import DesignatedVendorSpecific
 from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
+from vfuserver.pci.caps.latency_tolerance import LatencyTolerance
 from vfuserver.pci.caps.msi import Msi
 from vfuserver.pci.caps.msi_x import MsiX
+from vfuserver.pci.caps.page_request import PageRequest
 from vfuserver.pci.caps.pci_express import PciExpress
 from vfuserver.pci.caps.power_management import PowerManagement
+from vfuserver.pci.caps.process_address_space import ProcessAddressSpace
+from vfuserver.pci.caps.resizable_bar import BarSize, ResizableBar
+from vfuserver.pci.caps.single_root_iov import SingleRootIov
+from vfuserver.pci.caps.tph_requester import TphRequester, TphTable
 from vfuserver.pci.caps.vendor_specific import VendorSpecific
+from vfuserver.pci.caps.vendor_specific_extended import VendorSpecificExtended
+from vfuserver.pci.caps.vital_product_data import VitalProductData
+from vfuserver.pci.error_report import report
 from vfuserver.pci.lspci import render
 
 Make = Callable[..., ConfigSpace]
 
 LSPCI = shutil.which("lspci") or shutil.which("lspci", path="/usr/sbin:/sbin:/usr/bin")
+COMPLAINTS = ("invalid", "unknown", "Unknown", "broken", "access denied", "chain looped", "!!!")
 needs_lspci = pytest.mark.skipif(LSPCI is None, reason="lspci is not installed (Debian package pciutils)")
 
 
@@ -76,7 +91,7 @@ def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> Non
         "Capabilities: [100 v1] Device Serial Number 01-23-45-67-89-ab-cd-ef",
     ):
         assert line in text, text
-    for complaint in ("invalid", "unknown", "broken", "access denied", "chain looped"):
+    for complaint in COMPLAINTS:
         assert complaint not in text, text
 
 
@@ -85,3 +100,54 @@ def test_lspci_decodes_a_conventional_device(make: Make, tmp_path: Path) -> None
     text = decoded(make(PowerManagement(), Msi(address64=False, maskable=False)), tmp_path)
     assert "Maskable- 64bit-" in text
     assert "Express" not in text
+
+
+@needs_lspci
+def test_lspci_decodes_every_extended_capability(extended: Make, tmp_path: Path) -> None:
+    """S2.11: what a model adds is seen, and decoded without complaint."""
+    config = extended(
+        AdvancedFeatures(),
+        VitalProductData(),
+        AdvancedErrorReporting(),
+        VendorSpecificExtended(0x1234, 5, 32),
+        DesignatedVendorSpecific(0x1234, 8, 1, 16),
+        AccessControl(),
+        LatencyTolerance(),
+        AddressTranslation(),
+        ProcessAddressSpace(),
+        PageRequest(8),
+        ResizableBar((BarSize(2, 1 << 20),)),
+        SingleRootIov(8, 0x7E58, vf_bars=(BarLayout(0, 0x4000),)),
+        TphRequester(table=TphTable.CAPABILITY, tags=4),
+    )
+    report(config, UncorrectableError.MALFORMED_TLP, b"\x12\x34")
+    text = decoded(config, tmp_path)
+    for line in (
+        "PCI Advanced Features",
+        "AFCap: TP+ FLR+",
+        "Vital Product Data",
+        "DevSta:	CorrErr- NonFatalErr- FatalErr+ UnsupReq-",
+        "[100 v1] Advanced Error Reporting",
+        "UESta:	DLP- SDES- TLP- FCP- CmpltTO- CmpltAbrt- UnxCmplt- RxOF- MalfTLP+ ECRC- UnsupReq- ACSViol-",
+        "UESvrt:	DLP+ SDES+ TLP- FCP+ CmpltTO- CmpltAbrt- UnxCmplt- RxOF+ MalfTLP+ ECRC- UnsupReq- ACSViol-",
+        "AERCap:	First Error Pointer: 12, ECRCGenCap+ ECRCGenEn- ECRCChkCap+ ECRCChkEn-",
+        "HeaderLog: 12340000 00000000 00000000 00000000",
+        "Vendor Specific Information: ID=1234 Rev=5 Len=020",
+        "Designated Vendor-Specific: Vendor=1234 ID=0008 Rev=1 Len=16",
+        "ACSCap:	SrcValid- TransBlk- ReqRedir+ CmpltRedir+ UpstreamFwd- EgressCtrl- DirectTrans+",
+        "Latency Tolerance Reporting",
+        "ATSCap:	Invalidate Queue Depth: 00",
+        "Process Address Space ID (PASID)",
+        "PASIDCap: Exec- Priv-, Max PASID Width: 14",
+        "Page Request Interface (PRI)",
+        "PRISta: RF- UPRGI- Stopped+",
+        "Physical Resizable BAR",
+        "BAR 2: current size: 1MB, supported: 1MB",
+        "Single Root I/O Virtualization (SR-IOV)",
+        "Initial VFs: 8, Total VFs: 8, Number of VFs: 0, Function Dependency Link: 00",
+        "Transaction Processing Hints",
+        "Steering table in TPH capability structure",
+    ):
+        assert line in text, text
+    for complaint in COMPLAINTS:
+        assert complaint not in text, text
