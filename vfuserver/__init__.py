@@ -31,12 +31,27 @@ if TYPE_CHECKING:
         UsageError,
         VfuserverError,
     )
+    from vfuserver.pci.bar import BarKind, BarLayout
+    from vfuserver.pci.caps.access_control import AccessControl, AcsService
+    from vfuserver.pci.caps.address_translation import AddressTranslation
+    from vfuserver.pci.caps.advanced_error_reporting import AdvancedErrorReporting, CorrectableError, UncorrectableError
+    from vfuserver.pci.caps.advanced_features import AdvancedFeatures
+    from vfuserver.pci.caps.designated_vendor_specific import DesignatedVendorSpecific
     from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
+    from vfuserver.pci.caps.latency_tolerance import LatencyTolerance
     from vfuserver.pci.caps.msi import Msi
     from vfuserver.pci.caps.msi_x import MsiX
+    from vfuserver.pci.caps.page_request import PageRequest
     from vfuserver.pci.caps.pci_express import PciExpress
     from vfuserver.pci.caps.power_management import PowerManagement
+    from vfuserver.pci.caps.process_address_space import ProcessAddressSpace
+    from vfuserver.pci.caps.resizable_bar import BarSize, ResizableBar
+    from vfuserver.pci.caps.single_root_iov import SingleRootIov
+    from vfuserver.pci.caps.tph_requester import TphRequester, TphTable
     from vfuserver.pci.caps.vendor_specific import VendorSpecific
+    from vfuserver.pci.caps.vendor_specific_extended import VendorSpecificExtended
+    from vfuserver.pci.caps.vital_product_data import VitalProductData
+    from vfuserver.pci.error_report import ErrorMessage
     from vfuserver.pci.identity import PciIdentity
     from vfuserver.registers.memory import MemoryWindow
     from vfuserver.registers.policy import COUNTER, RC, RESERVED, RO, RW, W1C, W1S, WO, Policy, Reads, Writes
@@ -64,12 +79,27 @@ _HOMES = {
         "UsageError",
         "VfuserverError",
     ),
+    "vfuserver.pci.bar": ("BarKind", "BarLayout"),
+    "vfuserver.pci.caps.access_control": ("AccessControl", "AcsService"),
+    "vfuserver.pci.caps.address_translation": ("AddressTranslation",),
+    "vfuserver.pci.caps.advanced_error_reporting": ("AdvancedErrorReporting", "CorrectableError", "UncorrectableError"),
+    "vfuserver.pci.caps.advanced_features": ("AdvancedFeatures",),
+    "vfuserver.pci.caps.designated_vendor_specific": ("DesignatedVendorSpecific",),
     "vfuserver.pci.caps.device_serial_number": ("DeviceSerialNumber",),
+    "vfuserver.pci.caps.latency_tolerance": ("LatencyTolerance",),
     "vfuserver.pci.caps.msi": ("Msi",),
     "vfuserver.pci.caps.msi_x": ("MsiX",),
+    "vfuserver.pci.caps.page_request": ("PageRequest",),
     "vfuserver.pci.caps.pci_express": ("PciExpress",),
     "vfuserver.pci.caps.power_management": ("PowerManagement",),
+    "vfuserver.pci.caps.process_address_space": ("ProcessAddressSpace",),
+    "vfuserver.pci.caps.resizable_bar": ("BarSize", "ResizableBar"),
+    "vfuserver.pci.caps.single_root_iov": ("SingleRootIov",),
+    "vfuserver.pci.caps.tph_requester": ("TphRequester", "TphTable"),
     "vfuserver.pci.caps.vendor_specific": ("VendorSpecific",),
+    "vfuserver.pci.caps.vendor_specific_extended": ("VendorSpecificExtended",),
+    "vfuserver.pci.caps.vital_product_data": ("VitalProductData",),
+    "vfuserver.pci.error_report": ("ErrorMessage",),
     "vfuserver.pci.identity": ("PciIdentity",),
     "vfuserver.registers.memory": ("MemoryWindow",),
     "vfuserver.registers.policy": (
@@ -99,39 +129,60 @@ __all__ = [
     "W1C",
     "W1S",
     "WO",
+    "AccessControl",
+    "AcsService",
+    "AddressTranslation",
+    "AdvancedErrorReporting",
+    "AdvancedFeatures",
     "Backend",
     "Bar",
+    "BarKind",
+    "BarLayout",
+    "BarSize",
     "BoundBar",
     "Client",
     "CommandError",
+    "CorrectableError",
     "DeclarationError",
+    "DesignatedVendorSpecific",
     "DeviceSerialNumber",
     "Dma",
     "DmaError",
+    "ErrorMessage",
     "GiB",
     "Intx",
     "IntxLine",
     "KiB",
+    "LatencyTolerance",
     "LocalError",
     "MemoryWindow",
     "MiB",
     "Msi",
     "MsiX",
     "Option",
+    "PageRequest",
     "PciDevice",
     "PciExpress",
     "PciIdentity",
     "PeerError",
     "Policy",
     "PowerManagement",
+    "ProcessAddressSpace",
     "Reads",
     "Register",
     "RegisterArray",
     "ResetReason",
+    "ResizableBar",
+    "SingleRootIov",
     "State",
+    "TphRequester",
+    "TphTable",
+    "UncorrectableError",
     "UsageError",
     "VendorSpecific",
+    "VendorSpecificExtended",
     "VfuserverError",
+    "VitalProductData",
     "Writes",
     "describe",
     "job",

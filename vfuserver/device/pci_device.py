@@ -30,6 +30,7 @@ from vfuserver.errors import LocalError
 from vfuserver.pci.capability import AnyCapability
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.caps.vendor_specific import VendorSpecific
+from vfuserver.pci.error_report import ErrorMessage, PciError, report
 from vfuserver.pci.identity import PciIdentity
 from vfuserver.registers import Declared, MemoryWindow
 from vfuserver.vfio import (
@@ -110,6 +111,18 @@ class PciDevice(Backend):
         A vector that cannot be sent is pending until it can. LocalError for one that the device does not declare.
         """
         self.interrupts.raise_(vector)
+
+    def report_error(self, error: PciError, tlp_header: bytes = b"") -> ErrorMessage | None:
+        """Shows an error in DEVSTA and AER, as far as there are any, and reports it (PCIe 5.0, 6.2.5).
+
+        `tlp_header`: up to 16 bytes of the packet that it is about. Returns the message that left: None when the guest
+        masks the error or has not enabled its report. What is not correctable pulses the ERR interrupt then, upon
+        which QEMU stops the machine.
+        """
+        message = report(self.config, error, tlp_header)
+        if message in (ErrorMessage.NON_FATAL, ErrorMessage.FATAL):
+            self.interrupts.error()
+        return message
 
     # -- the contract -------------------------------------------------------------------------------------------
 
