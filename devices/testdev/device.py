@@ -6,6 +6,7 @@ from vfuserver import (
     RO,
     RW,
     W1C,
+    AdvancedErrorReporting,
     Bar,
     CommandError,
     DeviceSerialNumber,
@@ -19,6 +20,7 @@ from vfuserver import (
     PciIdentity,
     PowerManagement,
     VendorSpecific,
+    VendorSpecificExtended,
     timer,
 )
 
@@ -45,9 +47,11 @@ class Testdev(DmaEngine):
         PowerManagement(),
         Msi(vectors=4),
         MsiX(vectors=8, table_bar=4, table_offset=0, pba_offset=0x800),
-        PciExpress(),
+        PciExpress(flr=True),
         VendorSpecific(length=16, writable=bytes(COUNTER_SWITCH - 3) + b"\xff"),
         DeviceSerialNumber(serial=0x0123_4567_89AB_CDEF),
+        AdvancedErrorReporting(),
+        VendorSpecificExtended(vsec_id=0x7E57, revision=1, length=16),
     )
     intx = Intx(pin="A")
 

@@ -6,7 +6,18 @@ import mmap
 
 import pytest
 
-from vfuserver import CommandError, PciDevice, ResetReason, load
+from vfuserver import (
+    AdvancedErrorReporting,
+    CommandError,
+    CorrectableError,
+    ErrorMessage,
+    PciDevice,
+    PciExpress,
+    ResetReason,
+    UncorrectableError,
+    load,
+)
+from vfuserver.pci import walk_extended
 from vfuserver.testing.local_client import LocalClient
 from vfuserver.vfio import MmapArea, PciIrq, RegionFlags
 
@@ -36,8 +47,47 @@ def test_configuration_space_has_the_declared_capabilities(client: LocalClient) 
         at = client.read_config(at + 1, 1)[0]
     assert found == [0x01, 0x05, 0x11, 0x10, 0x09]
     assert client.backend.regions[7].size == 4096
-    assert client.read_config(0x100, 2) == b"\x03\x00"
     assert client.read_config(0x104, 8) == (0x0123_4567_89AB_CDEF).to_bytes(8, "little")
+    links = walk_extended(client.read_config(0, 4096))
+    assert [link.id for link in links] == [0x0003, 0x0001, 0x000B]
+
+
+def test_flr_resets_all_of_the_device_and_keeps_eventfds(client: LocalClient, device: PciDevice) -> None:
+    """S2.26, S2.30: advertised in DEVCAP, done before the write is answered; the bit reads 0."""
+    express = device.config.find(PciExpress)
+    assert express is not None
+    assert client.read_config(express.start + 7, 1)[0] & 0x10
+    client.arm(MSIX, 8)
+    client.write(0, 4, 0x1234_5678)
+    client.write(1, 0, 0x1234_5678)
+    client.write(2, 0, 0x1234_5678)
+    client.write_config(0x10, b"\x00\x00\xb0\xfe")
+    client.write_config(express.start + 9, b"\xa8")
+    assert device.config.image == device.config.reset_image
+    client.enable()
+    assert [client.read(bar, at) for bar, at in ((0, 4), (1, 0), (2, 0))] == [0, 0, 0]
+    client.write(0, 0x18, 2)
+    assert client.taken(MSIX, 2) == 1
+
+
+def test_error_reported_as_the_guest_wants_it(client: LocalClient, device: PciDevice) -> None:
+    """S2.27: recorded always, the ERR interrupt only when the guest has enabled the report; kept over a reset."""
+    client.arm(ERR)
+    express = device.config.find(PciExpress)
+    assert express is not None
+    assert device.report_error(UncorrectableError.MALFORMED_TLP, b"\x40") is None
+    assert client.taken(ERR) == 0
+    client.write_config(express.start + 8, b"\x07\x00")
+    assert device.report_error(CorrectableError.RECEIVER) is ErrorMessage.CORRECTABLE
+    assert client.taken(ERR) == 0
+    assert device.report_error(UncorrectableError.MALFORMED_TLP) is ErrorMessage.FATAL
+    assert client.taken(ERR) == 1
+    assert client.read_config(express.start + 10, 2) == b"\x05\x00"
+    device.reset(ResetReason.MESSAGE)
+    aer = device.config.find(AdvancedErrorReporting)
+    assert aer is not None
+    assert client.read_config(aer.start + 4, 4) == (1 << 18).to_bytes(4, "little")
+    assert client.read_config(aer.start + 0x1C, 4) == b"\x00\x00\x00\x40"
 
 
 def test_interrupts_are_1_4_8_1_1(device: PciDevice) -> None:
