@@ -37,7 +37,8 @@ class Bar(RegisterMap):
 
     `bits=64` takes the next index too. `backing`: its memory windows live in one sealed file; then `mappable` says
     what a client may map: True all of it, False nothing, or a list of (offset, size), multiples of 4096 inside memory
-    windows. On an instance: a BoundBar. DeclarationError at class creation.
+    windows. `sized=False` allows any size, for clients that know it and size no BARs; QEMU wants powers of
+    two. On an instance: a BoundBar. DeclarationError at class creation.
     """
 
     def __init__(
@@ -50,13 +51,14 @@ class Bar(RegisterMap):
         prefetchable: bool = False,
         backing: bool = False,
         mappable: bool | Areas = True,
+        sized: bool = True,
         doc: str = "",
     ) -> None:
         super().__init__(size, label=f"BAR{index}", slot=f"{TABLE_SLOT}{index}")
         if bits not in (32, 64) or (io and bits != 32):
             raise DeclarationError(f"BAR{index}: bits must be 32, or 64 for a memory BAR, not {bits}")
         kind = BarKind.IO if io else BarKind.MEMORY64 if bits == 64 else BarKind.MEMORY32
-        self.place = BarLayout(index, size, kind, prefetchable)
+        self.place = BarLayout(index, size, kind, prefetchable, sized)
         self.backing = backing
         self.mappable = mappable
         self.doc = doc

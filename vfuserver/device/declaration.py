@@ -24,10 +24,13 @@ from vfuserver.pci.capability import AnyCapability
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.config_space import ConfigSpace
 from vfuserver.pci.identity import PciIdentity
-from vfuserver.pci.port import ConfigPort, GatePort
+from vfuserver.pci.port import NO_COMMAND, Command, ConfigPort, GatePort
 from vfuserver.registers import Declared
 
 T = TypeVar("T")
+
+_ALWAYS = {"decodes_always": Command.IO | Command.MEMORY, "masters_always": Command.MASTER}
+"""Class attributes, and what they enable whatever COMMAND says."""
 
 _FIELDS = (Bar, Intx, Job, Option, State, Timer, Declared)
 
@@ -45,6 +48,7 @@ class Declaration:
     options: Mapping[str, Option[Any]]
     jobs: Mapping[str, Job[Any]]
     timers: Mapping[str, Timer]
+    always: Command = NO_COMMAND
 
     @property
     def interrupt_pin(self) -> int:
@@ -59,6 +63,7 @@ class Declaration:
             capabilities or self.capabilities,
             port=port or GatePort(Gate()),
             interrupt_pin=self.interrupt_pin,
+            always=self.always,
         )
 
 
@@ -90,6 +95,7 @@ def collect(cls: type, reserved: frozenset[str]) -> Declaration:
         options=_of(members, Option),
         jobs=_of(members, Job),
         timers=_of(members, Timer),
+        always=_always(owner, members),
     )
     _check_config_space(owner, made)
     return made
@@ -124,6 +130,17 @@ def _capabilities(owner: str, declared: object) -> tuple[AnyCapability, ...]:
         if not isinstance(one, AnyCapability):
             raise DeclarationError(f"{owner}.capabilities must hold capabilities such as Msi(), not {_kind(one)}")
     return tuple(declared)
+
+
+def _always(owner: str, members: Mapping[str, Any]) -> Command:
+    always = NO_COMMAND
+    for name, enables in _ALWAYS.items():
+        value = members.get(name, False)
+        if not isinstance(value, bool):
+            raise DeclarationError(f"{owner}.{name} must be True or False, not {_kind(value)}")
+        if value:
+            always |= enables
+    return always
 
 
 def _check_config_space(owner: str, made: Declaration) -> None:

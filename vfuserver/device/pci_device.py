@@ -53,14 +53,18 @@ class PciDevice(Backend):
     """Base class of device models.
 
     Class attributes: `identity` (required), `capabilities`, `intx = Intx()`, `Bar`s with registers, `State`, `Option`,
-    methods under `@job` and `@timer`. A base class that is no device itself says `class Base(PciDevice,
-    abstract=True)`. Override `on_reset`, `on_vendor_write` and `mappable_areas` as needed.
+    methods under `@job` and `@timer`. With `decodes_always` BARs answer, with `masters_always` DMA and message
+    interrupts leave, whatever COMMAND says (not in D3hot): for clients that never write it (S2.15). A base class that
+    is no device itself says `class Base(PciDevice, abstract=True)`. Override `on_reset`, `on_vendor_write` and
+    `mappable_areas` as needed.
 
     Raises DeclarationError at class creation; UsageError when made with an option that does not exist.
     """
 
     identity: ClassVar[PciIdentity]
     capabilities: ClassVar[Sequence[AnyCapability]] = ()
+    decodes_always: ClassVar[bool] = False
+    masters_always: ClassVar[bool] = False
     declaration: ClassVar[Declaration]
     device_name: ClassVar[str] = "device"
 

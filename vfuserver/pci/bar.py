@@ -59,6 +59,7 @@ _RULES: Final = {
 class BarLayout:
     """One BAR: `index` 0 to 5, `size` in bytes, a power of two. A 64-bit BAR takes `index` and the slot after it.
 
+    Not `sized`: the region behind it has any size, and the register shows the next one that a BAR can have (S2.14).
     DeclarationError for a size that the kind does not allow, a 64-bit BAR at index 5, a prefetchable I/O BAR.
     """
 
@@ -66,12 +67,15 @@ class BarLayout:
     size: int
     kind: BarKind = BarKind.MEMORY32
     prefetchable: bool = False
+    sized: bool = True
 
     def __post_init__(self) -> None:
         rule = _RULES[self.kind]
         slots = rule.width // DWORD
         require_range(f"index of a {self.kind.value} BAR", self.index, 0, LAST_BAR + 1 - slots)
-        require_power_of_two(f"size of {self} in bytes", self.size, rule.smallest, rule.largest)
+        if self.sized:
+            require_power_of_two(f"size of {self} in bytes", self.size, rule.smallest, rule.largest)
+        require_range(f"size of {self} in bytes", self.size, 1, rule.largest)
         if self.prefetchable and self.is_io:
             raise DeclarationError(f"{self} must be a memory BAR to be prefetchable, not io (PCI 3.0, 6.2.5.1)")
 
@@ -89,9 +93,14 @@ class BarLayout:
         return range(self.index, self.index + _RULES[self.kind].width // DWORD)
 
     @property
+    def decoded(self) -> int:
+        """Bytes that the register claims: `size`, for one that is not sized the next power of two that is legal."""
+        return max(1 << (self.size - 1).bit_length(), _RULES[self.kind].smallest)
+
+    @property
     def address_mask(self) -> int:
-        """The bits that a write stores: ~(size - 1), in 32 or 64 bits."""
-        return ~(self.size - 1) & _RULES[self.kind].address
+        """The bits that a write stores: ~(decoded - 1), in 32 or 64 bits."""
+        return ~(self.decoded - 1) & _RULES[self.kind].address
 
     @property
     def type_bits(self) -> int:

@@ -35,7 +35,7 @@ B = TypeVar("B", bound=Block)
 
 
 class ConfigSpace:
-    """One function's configuration space.
+    """One function's configuration space. `always`: what is enabled whatever COMMAND says, D3hot excepted.
 
     DeclarationError for BARs that share a slot, capabilities that claim one byte or appear twice (naming both), and
     extended capabilities without the capability that extends the space.
@@ -51,14 +51,18 @@ class ConfigSpace:
         rom: RomLayout | None = None,
         interrupt_pin: int = InterruptPin.NONE,
         multifunction: bool = False,
+        always: Command = NO_COMMAND,
     ) -> None:
         self.port = port
+        self._always: Final = always & ENABLES
         declared = Header(identity, tuple(bars), rom, as_pin(interrupt_pin), multifunction)
         self._assembly: Final = assemble(declared, capabilities)
         self._values: Final = bytearray(self._assembly.reset)
         self._blocks: Final = tuple(self._bind(start, block) for start, block in self._assembly.blocks)
         self._owners: Final = self._owner_map()
-        self._enables = NO_COMMAND
+        self._enables = self.enables
+        if self._enables:
+            port.enables_changed(NO_COMMAND, self._enables)
 
     def _bind(self, start: int, block: Block) -> Block:
         return block.bind(Place(start, memoryview(self._values)[start : start + block.length], self.port))
@@ -152,15 +156,15 @@ class ConfigSpace:
 
     @property
     def enables(self) -> Command:
-        """IO, MEMORY and MASTER of COMMAND, as far as the power state lets them through (S0.6)."""
-        enables = self.command & ENABLES
+        """IO, MEMORY and MASTER of COMMAND or always on, as far as the power state lets them through (S0.6)."""
+        enables = self.command & ENABLES | self._always
         for capability in self.capabilities:
             enables &= capability.permits()
         return enables
 
     @property
     def memory_enabled(self) -> bool:
-        """True while memory BARs answer: COMMAND's MEMORY bit, and a power state above D3hot (S0.6)."""
+        """True while memory BARs answer: COMMAND's MEMORY bit or always, and a power state above D3hot (S0.6)."""
         return Command.MEMORY in self.enables
 
     @property
