@@ -1,11 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import vfuserver.pci.caps
 from vfuserver.errors import DeclarationError
-from vfuserver.pci import Capability, ExtendedCapability, Field, registered
+from vfuserver.pci import Capability, ConfigSpace, ExtendedCapability, Field, registered
 from vfuserver.pci.caps.msi import Msi
 from vfuserver.pci.caps.vendor_specific import VendorSpecific
 
@@ -46,3 +46,15 @@ def test_class_without_id_is_a_form_of_its_base_and_not_registered() -> None:
     assert (Named.id, Named.repeatable, Named.extends) == (VendorSpecific.id, True, False)
     assert Named not in registered()
     assert Named().layout["mode"].offset == 4
+
+
+def test_class_whose_registers_go_beyond_its_length_refused(make: Callable[..., ConfigSpace]) -> None:
+    """S2.12: they would lie in its neighbour."""
+
+    class Long(VendorSpecific):
+        def body(self) -> Sequence[Field]:
+            return (Field("mode", 4, 4),)
+
+    assert make(Long(length=8)).capabilities[0].length == 8
+    with pytest.raises(DeclarationError, match="Long: registers must end within 7 bytes, not 8"):
+        make(Long(length=7))

@@ -110,6 +110,8 @@ def _check_capabilities(capabilities: Sequence[AnyCapability], bars: Sequence[Ba
     seen: dict[tuple[bool, int], AnyCapability] = {}
     for one in capabilities:
         one.check(bars)
+        if len(one.layout) > one.length:
+            raise DeclarationError(f"{one.name}: registers must end within {one.length} bytes, not {len(one.layout)}")
         key = (isinstance(one, ExtendedCapability), one.id)
         if key in seen and not one.repeatable:
             raise DeclarationError(f"a function must have one {one.name}, not {seen[key]} and {one}")
