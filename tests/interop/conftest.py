@@ -167,3 +167,30 @@ def memory() -> Iterator[int]:
     os.ftruncate(fd, 1 << 20)
     yield fd
     os.close(fd)
+
+
+def refused(expected: int) -> "pytest.RaisesExc[raw.RefusedError]":
+    """An error reply with this errno."""
+    return pytest.raises(raw.RefusedError, check=lambda error: error.errno == expected)
+
+
+def closes_or_refuses(client: raw.Client, ident: int) -> bool:
+    """An error reply to this ID, or the end of the connection."""
+    try:
+        client.reply(ident)
+    except raw.RefusedError:
+        return True
+    except ConnectionError:
+        return True
+    return False
+
+
+def capabilities(config: bytes) -> dict[int, int]:
+    """Offsets of the capabilities by ID."""
+    found, at = {}, config[0x34]
+    while at:
+        assert at % 4 == 0
+        assert config[at] not in found
+        found[config[at]] = at
+        at = config[at + 1]
+    return found

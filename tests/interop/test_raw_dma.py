@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import Eventfd, Server, eventually
-from tests.interop.test_raw_session import refused
+from tests.interop.conftest import Eventfd, Server, eventually, refused
 
 SOURCE, DESTINATION, LENGTH, COMMAND, STATUS = 0x20, 0x28, 0x30, 0x34, 0x38
 IDLE, BUSY, DONE, FAILED = 0, 1, 2, 0x80000000

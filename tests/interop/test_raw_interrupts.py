@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import Eventfd, Server, eventually
-from tests.interop.test_raw_session import capabilities, refused
+from tests.interop.conftest import Eventfd, Server, capabilities, eventually, refused
 
 RAISE, LOWER, PBA = 0x18, 0x1C, 0x800
 Eventfds = Callable[..., list[Eventfd]]

@@ -6,8 +6,7 @@ import time
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import Server
-from tests.interop.test_raw_session import refused
+from tests.interop.conftest import Server, refused
 
 SCRATCH, SCRATCH64, DOORBELL, DOORBELLS = 0x04, 0x08, 0x10, 0x14
 ERRNO, MAY_FAIL, DELAY, SLOW, UNDECLARED = 0x3C, 0x40, 0x44, 0x48, 0x4C

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import Eventfd, Server, eventually
-from tests.interop.test_raw_session import refused
+from tests.interop.conftest import Eventfd, Server, eventually, refused
 
 Eventfds = Callable[..., list[Eventfd]]
 

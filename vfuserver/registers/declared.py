@@ -6,6 +6,7 @@ the class exists, so that their messages name class and field.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,7 @@ Answer: TypeAlias = int | Coroutine[Any, Any, int | None] | None
 Hook: TypeAlias = Callable[..., Answer]
 
 
-class Declared:
+class Declared(ABC):
     """What every entry of a register map has: a place, a name, a policy, perhaps hooks."""
 
     width: int
@@ -50,9 +51,9 @@ class Declared:
         return any(hook is not None and iscoroutinefunction(hook) for hook in (self.read_hook, self.write_hook))
 
     @property
+    @abstractmethod
     def policy_text(self) -> str:
         """The policy as `describe` prints it."""
-        raise NotImplementedError
 
     def check(self, where: str) -> None:
         """DeclarationError (naming `where`) unless the declaration makes sense by itself."""
@@ -61,13 +62,13 @@ class Declared:
         if self.count < 1:
             raise DeclarationError(f"{where}: the count must be 1 or more, not {self.count}")
 
+    @abstractmethod
     def reset_image(self, where: str) -> bytes:
         """The bytes at power-on, `size` of them, little endian."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, where: str) -> RegisterRow:
         """The core's row. DeclarationError as check()."""
-        raise NotImplementedError
 
     def describe(self, where: str) -> dict[str, object]:
         """Plain data for `vfuserver describe`."""
