@@ -131,7 +131,7 @@ def test_cache_that_cannot_be_written_is_named_with_its_variable(
 
 def test_mirror_named_by_its_variable_is_taken(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFUSERVER_DEBIAN_MIRROR", "file:///mirror")
-    assert mirror() == "file:///mirror"
+    assert mirror(Path("unused")) == "file:///mirror"
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,25 @@ def test_mirror_named_by_its_variable_is_taken(empty_cache: Path, monkeypatch: p
         ("http://x/y|$(ORIGIN)|$(LABEL)\nhttp://x/debian/|$(ORIGIN)|$(LABEL)", "http://x/debian/"),
     ],
 )
-def test_mirror_is_the_one_that_says_it_is_debian(listing: str, expected: str, no_apt: Path) -> None:
+def test_mirror_is_the_one_that_says_it_is_debian(listing: str, expected: str, no_apt: Path, tmp_path: Path) -> None:
     program(no_apt / "apt-get", f"#!/bin/sh\necho '{listing}'\n")
-    assert mirror() == expected
+    assert mirror(tmp_path) == expected
 
 
-def test_mirror_of_another_distribution_is_not_taken(no_apt: Path) -> None:
+def test_machine_whose_apt_was_never_updated_reads_its_own_sources(no_apt: Path, tmp_path: Path) -> None:
+    """A new machine: indextargets says nothing until there are lists."""
+    program(
+        no_apt / "apt-get",
+        '#!/bin/sh\ncase "$*" in *Dir::State::lists=*update) echo > "${2#*=}/made" ;;\n'
+        '*Dir::State::lists=*indextargets*) [ -e "${2#*=}/made" ] && echo "http://x/debian|Debian|Debian" ;; esac\n',
+    )
+    assert mirror(tmp_path / "lists") == "http://x/debian"
+
+
+def test_mirror_of_another_distribution_is_not_taken(no_apt: Path, tmp_path: Path) -> None:
     program(no_apt / "apt-get", "#!/bin/sh\necho 'http://x/ubuntu|Ubuntu|Ubuntu'\n")
     with pytest.raises(ToolError, match="VFUSERVER_DEBIAN_MIRROR"):
-        mirror()
+        mirror(tmp_path)
 
 
 def test_failing_apt_is_quoted(no_apt: Path) -> None:

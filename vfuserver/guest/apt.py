@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,20 +109,34 @@ def _essence(messages: str) -> str:
     return "; ".join(errors[-4:] or lines[-4:]) or "no message"
 
 
-def mirror() -> str:
+def mirror(lists: Path) -> str:
     """The URI of the machine's own Debian mirror; ToolError if apt here knows no Debian.
 
-    VFUSERVER_DEBIAN_MIRROR overrides it, for machines whose apt belongs to another distribution.
+    VFUSERVER_DEBIAN_MIRROR overrides it, for machines whose apt belongs to another distribution. Where apt has no
+    package lists yet (a new machine, a container), the machine's own sources are read into the folder `lists`.
     """
     if named := os.environ.get(_MIRROR_VARIABLE):
         return named
-    listing = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"])
-    rows = [line.split("|") for line in listing.splitlines() if line.count("|") == 2]
-    declared = [uri for uri, origin, label in rows if (origin, label) == ("Debian", "Debian")]
-    guessed = [uri for uri, origin, _ in rows if origin.startswith("$") and uri.rstrip("/").endswith("/debian")]
-    for uri in declared + guessed:
+    for uri in _mirrors(()) or _mirrors(_fresh(lists)):
         return uri
     raise ToolError(f"apt on this machine has no Debian mirror (name one in {_MIRROR_VARIABLE})")
+
+
+def _mirrors(options: Sequence[str]) -> list[str]:
+    form = ("--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages")
+    listing = _run(["apt-get", *options, "indextargets", *form])
+    rows = [line.split("|") for line in listing.splitlines() if line.count("|") == 2]
+    declared = [uri for uri, origin, label in rows if (origin, label) == ("Debian", "Debian")]
+    return declared + [uri for uri, origin, _ in rows if origin.startswith("$") and uri.rstrip("/").endswith("/debian")]
+
+
+def _fresh(lists: Path) -> tuple[str, ...]:
+    """apt's options for the machine's own sources, updated in a folder of ours."""
+    options = ("-o", f"Dir::State::lists={lists}")
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    with suppress(ToolError):  # one of several sources may be out of reach: what has come counts
+        _run(["apt-get", *options, "update"])
+    return options
 
 
 class PrivateApt:
@@ -141,7 +156,7 @@ class PrivateApt:
 
     def update(self) -> None:
         """Fetch and verify the suite's indexes; ToolError without a network or with a signature that does not fit."""
-        uri = mirror()
+        uri = mirror(self._root / "machine-lists")
         self._write_configuration(uri, _KEYRING)
         try:
             self._apt_get("update")
@@ -211,7 +226,9 @@ class PrivateApt:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         sandbox = ["-o", "APT::Sandbox::User=root"]
-        _run(["apt-get", *sandbox, "download", _KEYRING_PACKAGE], cwd=folder)
+        lists = self._root / "machine-lists"
+        own = _fresh(lists) if lists.is_dir() else ()
+        _run(["apt-get", *sandbox, *own, "download", _KEYRING_PACKAGE], cwd=folder)
         for archive in folder.glob("*.deb"):
             unpack(archive, folder)
         path = folder / _KEYRING.relative_to("/")
