@@ -2,12 +2,14 @@
 
 import platform
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 
 import pytest
 import uvloop
 
 from tests.leaks import nothing_left_behind
+from tests.lspci import Lspci, NoLspciError, decode, find_lspci
 
 
 def _qemu(config: pytest.Config) -> str:
@@ -40,3 +42,13 @@ def nothing_leaks() -> Iterator[None]:
     """Every descriptor and every memfd mapping that a test makes is gone when it ends."""
     with nothing_left_behind():
         yield
+
+
+@pytest.fixture(scope="session")
+def lspci(tmp_path_factory: pytest.TempPathFactory) -> Lspci:
+    """lspci(dump, *options): what lspci says of a dump. Skips, with the reason, where none runs."""
+    try:
+        words = find_lspci()
+    except NoLspciError as reason:
+        pytest.skip(str(reason))
+    return partial(decode, words, tmp_path_factory.mktemp("lspci"))

@@ -1,9 +1,7 @@
 """`vfuserver probe SOCKET`: as a client, against our server and against what is none."""
 
 import json
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run, Serve
+from tests.lspci import COMPLAINTS, Lspci
+from vfuserver.device.loader import load
+from vfuserver.pci.lspci import render
 
 
 @pytest.fixture
@@ -59,12 +60,24 @@ def test_probe_config_space_has_the_format_of_lspci(run: Run, testdev: Path) -> 
     assert lines[256].startswith("ff0: ")
 
 
-@pytest.mark.skipif(shutil.which("lspci") is None, reason="lspci (pciutils) is not installed")
-def test_probe_config_space_is_decoded_by_lspci(run: Run, testdev: Path, tmp_path: Path) -> None:
-    (tmp_path / "dump").write_text(run("probe", testdev, "--config-space").stdout)
-    decoded = subprocess.run(["lspci", "-F", "dump", "-vvv"], capture_output=True, text=True, check=True).stdout
+def test_probe_config_space_is_the_device_s_own_image(run: Run, testdev: Path) -> None:
+    """What the guest's lspci is compared with (tests/system) is what probe prints."""
+    device = load("testdev")()
+    expected = render(device.config.image)
+    device.close()
+    assert run("probe", testdev, "--config-space").stdout == expected
+
+
+def test_probe_config_space_is_decoded_by_lspci_without_a_complaint(run: Run, testdev: Path, lspci: Lspci) -> None:
+    """S2.11: each capability that probe itself has found."""
+    found = json.loads(run("probe", testdev, "--json").stdout)["pci"]["capabilities"]
+    decoded = lspci(run("probe", testdev, "--config-space").stdout, "-vvv")
     assert "MSI-X: Enable- Count=8" in decoded
     assert "Device Serial Number 01-23-45-67-89-ab-cd-ef" in decoded
+    shown = [line for line in decoded.splitlines() if line.startswith("\tCapabilities: [")]
+    assert [f"[{one['offset']:x}" in line for one, line in zip(found, shown, strict=True)] == [True] * len(found)
+    for complaint in COMPLAINTS:
+        assert complaint not in decoded, decoded
 
 
 def test_probe_changes_nothing_and_leaves_the_server_ready(run: Run, testdev: Path) -> None:

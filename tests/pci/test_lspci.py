@@ -1,10 +1,10 @@
-import shutil
-import subprocess
+"""lspci of the machine on our own dumps. Looked for is what its versions 3.9 and 3.13 both say."""
+
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from tests.lspci import COMPLAINTS, Lspci
 from vfuserver.pci import BarLayout, ConfigSpace
 from vfuserver.pci.caps.access_control import AccessControl
 from vfuserver.pci.caps.address_translation import AddressTranslation
@@ -30,18 +30,6 @@ from vfuserver.pci.lspci import render
 
 Make = Callable[..., ConfigSpace]
 
-LSPCI = shutil.which("lspci") or shutil.which("lspci", path="/usr/sbin:/sbin:/usr/bin")
-COMPLAINTS = ("invalid", "unknown", "Unknown", "broken", "access denied", "chain looped", "!!!")
-needs_lspci = pytest.mark.skipif(LSPCI is None, reason="lspci is not installed (Debian package pciutils)")
-
-
-def decoded(config: ConfigSpace, folder: Path) -> str:
-    assert LSPCI is not None
-    dump = folder / "dump"
-    dump.write_text(render(config.image))
-    done = subprocess.run([LSPCI, "-F", dump, "-vvvnn"], capture_output=True, text=True, check=True)
-    return done.stdout
-
 
 def test_render_first_lines_are_lspci_s(make: Make) -> None:
     lines = render(make().image).splitlines()
@@ -57,8 +45,7 @@ def test_render_image_of_another_size_refused() -> None:
         render(bytes(100))
 
 
-@needs_lspci
-def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> None:
+def test_lspci_decodes_testdev_s_capabilities(make: Make, lspci: Lspci) -> None:
     """S2.11: every capability of testdev is seen by lspci."""
     config = make(
         PowerManagement(),
@@ -72,7 +59,7 @@ def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> Non
     for bar, address in ((0, 0xFE00_0000), (1, 0xFE00_1000), (2, 0xE000_0000), (4, 0xFE00_2000), (5, 0xC000)):
         config.write(0x10 + 4 * bar, 4, address)
     config.write(4, 2, 7)
-    text = decoded(config, tmp_path)
+    text = lspci(render(config.image), "-vvvnn")
     for line in (
         "Unassigned class [ff00]: Device [1234:7e57] (rev 01)",
         "Interrupt: pin A routed to IRQ 0",
@@ -84,7 +71,7 @@ def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> Non
         "Capabilities: [60] MSI-X: Enable- Count=8 Masked-",
         "Vector table: BAR=4 offset=00000000",
         "PBA: BAR=4 offset=00000800",
-        "Capabilities: [6c] Express (v2) Endpoint, MSI 00",
+        "Capabilities: [6c] Express (v2) Endpoint, ",
         "FLReset+",
         "Speed 2.5GT/s, Width x1",
         "Capabilities: [a8] Vendor Specific Information: Len=10",
@@ -95,15 +82,14 @@ def test_lspci_decodes_testdev_s_capabilities(make: Make, tmp_path: Path) -> Non
         assert complaint not in text, text
 
 
-@needs_lspci
-def test_lspci_decodes_a_conventional_device(make: Make, tmp_path: Path) -> None:
-    text = decoded(make(PowerManagement(), Msi(address64=False, maskable=False)), tmp_path)
+def test_lspci_decodes_a_conventional_device(make: Make, lspci: Lspci) -> None:
+    config = make(PowerManagement(), Msi(address64=False, maskable=False))
+    text = lspci(render(config.image), "-vvvnn")
     assert "Maskable- 64bit-" in text
     assert "Express" not in text
 
 
-@needs_lspci
-def test_lspci_decodes_every_extended_capability(extended: Make, tmp_path: Path) -> None:
+def test_lspci_decodes_every_extended_capability(extended: Make, lspci: Lspci) -> None:
     """S2.11: what a model adds is seen, and decoded without complaint."""
     config = extended(
         AdvancedFeatures(),
@@ -121,15 +107,15 @@ def test_lspci_decodes_every_extended_capability(extended: Make, tmp_path: Path)
         TphRequester(table=TphTable.CAPABILITY, tags=4),
     )
     report(config, UncorrectableError.MALFORMED_TLP, b"\x12\x34")
-    text = decoded(config, tmp_path)
+    text = lspci(render(config.image), "-vvvnn")
     for line in (
         "PCI Advanced Features",
         "AFCap: TP+ FLR+",
         "Vital Product Data",
         "DevSta:	CorrErr- NonFatalErr- FatalErr+ UnsupReq-",
         "[100 v1] Advanced Error Reporting",
-        "UESta:	DLP- SDES- TLP- FCP- CmpltTO- CmpltAbrt- UnxCmplt- RxOF- MalfTLP+ ECRC- UnsupReq- ACSViol-",
-        "UESvrt:	DLP+ SDES+ TLP- FCP+ CmpltTO- CmpltAbrt- UnxCmplt- RxOF+ MalfTLP+ ECRC- UnsupReq- ACSViol-",
+        "UESta:	DLP- SDES- TLP- FCP- CmpltTO- CmpltAbrt- UnxCmplt- RxOF- MalfTLP+",
+        "UESvrt:	DLP+ SDES+ TLP- FCP+ CmpltTO- CmpltAbrt- UnxCmplt- RxOF+ MalfTLP+",
         "AERCap:	First Error Pointer: 12, ECRCGenCap+ ECRCGenEn- ECRCChkCap+ ECRCChkEn-",
         "HeaderLog: 12340000 00000000 00000000 00000000",
         "Vendor Specific Information: ID=1234 Rev=5 Len=020",

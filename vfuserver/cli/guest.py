@@ -1,4 +1,4 @@
-"""`vfuserver guest`: the QEMU, kernels and busybox that guests are made of. `vfuserver.guest` does the work."""
+"""`vfuserver guest`: the QEMU, kernels and tools that guests are made of. `vfuserver.guest` does the work."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Part:
     origin: str
 
 
-@click.group(short_help="Show or fetch QEMU, kernels and busybox.", invoke_without_command=True)
+@click.group(short_help="Show or fetch QEMU, kernels, busybox and pciutils.", invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Show or fetch what guests are made of: QEMU, a stock kernel, busybox. Without a command: show.
+    """Show or fetch what guests are made of: QEMU, a stock kernel, busybox, pciutils. Without a command: show.
 
     `demo`, `run` and the guest tests fetch by themselves what is missing, from the Debian suite that has a QEMU of at
     least 10.1, through this machine's own apt configuration, into a cache folder. Nothing is installed. Variables
@@ -42,25 +42,25 @@ def command(ctx: click.Context) -> None:
 @command.command()
 @json_option()
 def show(as_json: bool) -> None:
-    """Show which QEMU, kernels and busybox are used. Fetches nothing.
+    """Show which QEMU, kernels, busybox and pciutils are used. Fetches nothing.
 
     \b
     Example:
       vfuserver guest show --json
     """
-    _print([_qemu(), _kernel(), _busybox(), _vfio_kernel()], as_json)
+    _print([_qemu(), _kernel(), _busybox(), _pciutils(), _vfio_kernel()], as_json)
 
 
 @command.command()
 @json_option()
 def fetch(as_json: bool) -> None:
-    """Fetch what is missing: QEMU, a stock kernel with its modules, busybox.
+    """Fetch what is missing: QEMU, a stock kernel with its modules, busybox, pciutils.
 
     \b
     Example:
       vfuserver guest fetch
     """
-    _print([_found_qemu(), _found_kernel(), _found_busybox()], as_json)
+    _print([_found_qemu(), _found_kernel(), _found_busybox(), _found_pciutils()], as_json)
 
 
 @command.command("build-kernel")
@@ -110,6 +110,12 @@ def _found_busybox() -> Part:
     return Part("busybox", str(find_busybox()), "fetched")
 
 
+def _found_pciutils() -> Part:
+    from vfuserver.guest.pciutils import find_pciutils
+
+    return Part("pciutils", str(find_pciutils()), "fetched")
+
+
 def _qemu() -> Part:
     import os
     import shutil
@@ -127,6 +133,10 @@ def _kernel() -> Part:
 
 def _busybox() -> Part:
     return _unless_missing("busybox", "busybox", (), _found_busybox)
+
+
+def _pciutils() -> Part:
+    return _unless_missing("pciutils", "pciutils", (), _found_pciutils)
 
 
 def _vfio_kernel() -> Part:
@@ -150,7 +160,6 @@ def _unless_missing(name: str, what: str, variables: tuple[str, ...], find: Call
 
 
 def _cached(what: str) -> bool:
-    from vfuserver.guest.apt import SUITE
-    from vfuserver.guest.cache import cache_dir
+    from vfuserver.guest.obtain import fetched
 
-    return (cache_dir() / SUITE / what).is_dir()
+    return fetched(what) is not None

@@ -27,6 +27,7 @@ from vfuserver.guest.errors import BootError, ChannelError, CommandFailed, Guest
 from vfuserver.guest.initramfs import Contents, build_initramfs
 from vfuserver.guest.modules import ModuleTree
 from vfuserver.guest.obtain import KernelKind, find_busybox, find_kernel, find_qemu
+from vfuserver.guest.pciutils import guest_files
 from vfuserver.guest.process import QemuProcess, excerpt
 from vfuserver.guest.relay import relay
 from vfuserver.guest.tools import build_tool
@@ -46,7 +47,7 @@ class Machine:
     `devices`: plugged in before the boot. `modules`: loaded at boot, in this order, with what they need;
     `spare_modules` can be loaded later by modprobe. A `vfio` kernel has everything built in and ignores both.
     `files`: path in the guest -> file of the host. `pcitool`: put /bin/pcitool in (needs a C compiler).
-    `boot_timeout` in seconds.
+    `pciutils`: put lspci and setpci in (8 MB, fetched once). `boot_timeout` in seconds.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Machine:
         kernel_arguments: Sequence[str] = (),
         files: Mapping[str, Path] | None = None,
         pcitool: bool = True,
+        pciutils: bool = False,
         cpus: int = 2,
         boot_timeout: float = 120.0,
     ) -> None:
@@ -72,6 +74,7 @@ class Machine:
         self._kernel_arguments = tuple(kernel_arguments)
         self._files = dict(files or {})
         self._with_pcitool = pcitool
+        self._with_pciutils = pciutils
         self._cpus = cpus
         self._boot_timeout = boot_timeout
         self._plugs: dict[int, Plug] = {}
@@ -119,13 +122,17 @@ class Machine:
     def _prepare(self) -> list[str]:
         """Obtain and build what is needed (blocking); the words for QEMU up to the machine."""
         qemu, kernel, busybox = find_qemu(), find_kernel(self._kernel_kind), find_busybox()
-        files = {**self._files, **({"/bin/pcitool": build_tool("pcitool")} if self._with_pcitool else {})}
         tree = ModuleTree(kernel.modules) if kernel.modules else None
-        initramfs = build_initramfs(Contents(busybox, tree, self._modules, self._spare_modules, files))
+        initramfs = build_initramfs(Contents(busybox, tree, self._modules, self._spare_modules, self._all_files()))
         append = (*_KERNEL_WORDS, *self._topology.kernel_arguments, *self._kernel_arguments)
         words = [*qemu.command, "-accel", choose_accel(qemu, kernel), "-cpu", "max", "-smp", str(self._cpus)]
         words += ["-nodefaults", "-no-user-config", "-display", "none"]
         return [*words, "-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", " ".join(append)]
+
+    def _all_files(self) -> dict[str, Path]:
+        """The caller's files and our tools."""
+        pcitool = {"/bin/pcitool": build_tool("pcitool")} if self._with_pcitool else {}
+        return {**self._files, **pcitool, **(guest_files() if self._with_pciutils else {})}
 
     async def _start(self, words: list[str]) -> None:
         """Start QEMU with its three lines to us: QMP, console, command channel."""

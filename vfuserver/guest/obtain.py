@@ -19,6 +19,7 @@ from typing import Literal
 from vfuserver.guest.apt import SUITE, PrivateApt, machine_architecture, unpack
 from vfuserver.guest.cache import cache_dir, make_once, remembered
 from vfuserver.guest.errors import ObtainError, ToolError
+from vfuserver.guest.programs import loader
 from vfuserver.guest.progress import progress
 
 KernelKind = Literal["stock", "vfio"]
@@ -32,7 +33,9 @@ _QEMU_PACKAGES = ("qemu-system-x86", "seabios", "ipxe-qemu")
 _KERNEL_PACKAGES = ("linux-image-amd64",)
 _KERNEL_PARTS = re.compile(r"^linux-(image|binary|modules|base)-\d")
 _BUSYBOX_PACKAGES = ("busybox-static",)
-_GUEST_ARCHITECTURE = "amd64"
+GUEST_ARCHITECTURE = "amd64"
+"""Debian's name of the guests' architecture."""
+
 _ROOM_FOR_UNPACKING = 6
 """Times the size of the packages: what must be free for them and for what they unpack to."""
 
@@ -45,6 +48,7 @@ _ADVICE = {
     "kernel": "Set VFUSERVER_GUEST_KERNEL to a bootable amd64 kernel image and VFUSERVER_GUEST_MODULES to its folder "
     "/lib/modules/VERSION.",
     "busybox": f"Its package is busybox-static of {SUITE}.",
+    "pciutils": f"Its package is pciutils of {SUITE}.",
     "linux-source": "Set VFUSERVER_VFIO_KERNEL to a bzImage built from vfuserver/guest/kernel.config.",
 }
 
@@ -122,13 +126,8 @@ def _ask_qemu(command: tuple[str, ...]) -> str | None:
 
 def _unpacked_command(root: Path) -> tuple[str, ...]:
     """How an unpacked QEMU is started with its own C library and its own firmware."""
-    loaders = [*root.glob("usr/lib*/ld-linux-*.so.*"), *root.glob("lib*/ld-linux-*.so.*")]
-    libraries = sorted({path.parent for path in root.glob("usr/lib/*/libc.so.6")})
-    if not loaders or not libraries:
-        raise ToolError(f"no C library among the packages unpacked in {root}")
     data = [root / "usr/share/qemu", root / "usr/share/seabios", root / "usr/lib/ipxe/qemu"]
-    words = [loaders[0], "--library-path", ":".join(map(str, libraries)), root / "usr/bin" / _PROGRAM]
-    return tuple(str(word) for word in words) + tuple(word for path in data for word in ("-L", str(path)))
+    return (*loader(root), str(root / "usr/bin" / _PROGRAM), *(word for path in data for word in ("-L", str(path))))
 
 
 def _check_unpacked_qemu(root: Path) -> None:
@@ -151,7 +150,7 @@ def _stock_kernel() -> Kernel:
     if image or modules:
         raise ObtainError(f"VFUSERVER_GUEST_KERNEL and VFUSERVER_GUEST_MODULES go together. {_ADVICE['kernel']}")
     root = fetch_packages(
-        "kernel", _KERNEL_PACKAGES, lambda: _GUEST_ARCHITECTURE, lambda n: bool(_KERNEL_PARTS.match(n))
+        "kernel", _KERNEL_PACKAGES, lambda: GUEST_ARCHITECTURE, lambda n: bool(_KERNEL_PARTS.match(n))
     )
     folder = next((path.parent for path in root.glob("usr/lib/modules/*/kernel")), None)
     images = [*root.glob("usr/lib/modules/*/vmlinuz"), *root.glob("boot/vmlinuz-*")]
@@ -179,7 +178,7 @@ def find_vfio_kernel() -> Kernel:
 
 def find_busybox() -> Path:
     """A static busybox for the guest, fetched from Debian."""
-    root = fetch_packages("busybox", _BUSYBOX_PACKAGES, lambda: _GUEST_ARCHITECTURE)
+    root = fetch_packages("busybox", _BUSYBOX_PACKAGES, lambda: GUEST_ARCHITECTURE)
     for path in (root / "usr/bin/busybox", root / "bin/busybox"):
         if path.is_file():
             return path
@@ -194,6 +193,12 @@ def _existing(variable: str, value: str) -> Path:
 
 
 # ---- fetching ------------------------------------------------------------------------------------------------------
+
+
+def fetched(what: str) -> Path | None:
+    """The cache folder of `what` if it was fetched before; asks nobody."""
+    folder = cache_dir() / SUITE / what
+    return folder if folder.is_dir() else None
 
 
 def fetch_packages(
