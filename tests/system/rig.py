@@ -12,7 +12,9 @@ from vfuserver.engine import Server, listen
 from vfuserver.guest import Machine, Plug
 
 IDIO, EDU, TESTDEV, PVPANIC = "gpio-idio-16", "edu", "testdev", "pvpanic"
-IDS = {IDIO: "0x494f 0x0dc8", EDU: "0x1234 0x11e8", TESTDEV: "0x1234 0x7e57", PVPANIC: "0x1b36 0x0011"}
+AF_CARD = "af-card"
+OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py")}
+"""Models that are no devices of the project, by file."""
 
 Options = Mapping[str, str]
 
@@ -42,28 +44,62 @@ class Rig:
         """A store by the guest's CPU."""
         await self.pcitool("write", device, bar, offset, width, value)
 
+    async def setpci(self, device: str, *words: str) -> list[str]:
+        """setpci on a device: the values that it prints."""
+        return (await self.guest.check(f"setpci -s {self.bdf(device)} {' '.join(words)}")).split()
+
+    async def lspci(self, device: str) -> list[str]:
+        """What the guest's lspci says of a device, line by line."""
+        return await self._decoded(f"-s {self.bdf(device)}")
+
+    async def lspci_of(self, dump: str) -> list[str]:
+        """What the same lspci says of a dump."""
+        await self.guest.check(f"cat > /tmp/dump <<'END'\n{dump}END")
+        return await self._decoded("-F /tmp/dump")
+
+    async def _decoded(self, words: str) -> list[str]:
+        """Without names (there is no list of them) and without libkmod's complaint that the guest has no depmod."""
+        return (await self.guest.check(f"lspci -nvvv {words} 2>/tmp/complaints")).splitlines()
+
+    async def interrupts(self, name: str) -> int:
+        """How many interrupts the guest has counted on lines whose description contains `name`."""
+        listing = await self.guest.check("cat /proc/interrupts")
+        lines = [line.split() for line in listing.splitlines() if name in line]
+        return sum(int(word) for line in lines for word in line[1:3])
+
     async def find(self) -> None:
         """Where the guest has its devices now."""
         listing = await self.guest.check(
             "for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device); done"
         )
         found = {ids: place for place, _, ids in (line.partition(" ") for line in listing.splitlines())}
-        self.places = {name: found[ids] for name, ids in IDS.items() if ids in found}
+        ids = {name: device.declaration.identity for name, device in self.devices.items()}
+        self.places = {
+            name: found[key] for name, own in ids.items() if (key := f"{own.vendor:#06x} {own.device:#06x}") in found
+        }
 
 
 @asynccontextmanager
 async def rig(
-    topology: str, devices: Mapping[str, Options], *, modules: Sequence[str] = (), spare: Sequence[str] = ()
+    topology: str,
+    devices: Mapping[str, Options],
+    *,
+    modules: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    pciutils: bool = False,
 ) -> AsyncIterator[Rig]:
     """Serves `devices` (name -> options), boots the stock guest of `topology` on them, and takes both down again."""
     with tempfile.TemporaryDirectory(prefix="vfu-") as folder:
         async with Server() as server:
-            made = {name: load(name)(**options) for name, options in devices.items()}
+            made = {
+                name: load(str(OWN_MODELS.get(name, name)))(name=name, **options) for name, options in devices.items()
+            }
             plugs = {}
             for name, device in made.items():
                 server.add(device, listen(Path(folder) / name))
                 plugs[name] = Plug(name, Path(folder) / name)
-            async with Machine(topology, list(plugs.values()), modules=modules, spare_modules=spare) as guest:
+            plugged = list(plugs.values())
+            async with Machine(topology, plugged, modules, spare_modules=spare, pciutils=pciutils) as guest:
                 result = Rig(guest, made, plugs)
                 await result.find()
                 yield result

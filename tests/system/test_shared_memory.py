@@ -52,25 +52,18 @@ async def test_intx_reaches_a_stock_driver_and_is_masked_and_raised_again(rig: R
     await rig.guest.check("modprobe uio_pci_generic")
     await rig.guest.check(f"pcitool bind {rig.bdf(EDU)} uio_pci_generic")
     command = await rig.read(EDU, "config", 4, 2)
-    before = await interrupts(rig, "uio_pci_generic")
+    before = await rig.interrupts("uio_pci_generic")
     await rig.guest.check("dd if=/dev/uio0 of=/tmp/count bs=4 count=1 2>/dev/null & echo $! > /tmp/waiting")
     await rig.write(EDU, 0, 0x60, 1)
     await rig.guest.check("for i in $(seq 50); do [ -s /tmp/count ] && exit; sleep 0.1; done; false")
     assert await rig.read(EDU, "config", 4, 2) == command | INTX_DISABLE
     assert await rig.read(EDU, "config", 6, 2) & INTERRUPT_STATUS
     await rig.write(EDU, "config", 4, command, 2)
-    assert await interrupts(rig, "uio_pci_generic") - before == 2
+    assert await rig.interrupts("uio_pci_generic") - before == 2
     await rig.write(EDU, 0, 0x64, 1)
     assert not await rig.read(EDU, "config", 6, 2) & INTERRUPT_STATUS
     await rig.write(EDU, "config", 4, command, 2)
-    assert await interrupts(rig, "uio_pci_generic") - before == 2
-
-
-async def interrupts(rig: Rig, name: str) -> int:
-    """How many interrupts the guest has counted on lines whose description contains `name`."""
-    listing = await rig.guest.check("cat /proc/interrupts")
-    lines = [line.split() for line in listing.splitlines() if name in line]
-    return sum(int(word) for line in lines for word in line[1:3])
+    assert await rig.interrupts("uio_pci_generic") - before == 2
 
 
 async def test_edu_computes_a_factorial(rig: Rig) -> None:
