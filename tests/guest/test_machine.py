@@ -90,6 +90,8 @@ class TestOneGuest:
             ("pcitool bind 04:00.0 nobody", "was not bound to nobody"),
             ("pcitool master 04:00.0 maybe", "on or off, not maybe"),
             ("pcitool vfio 04:00.0", "is in no IOMMU group"),
+            ("pcitool vfio-irq 04:00.0 intx 4", "msi or msix, not intx"),
+            ("pcitool vfio-irq 04:00.0 msi 65", "must be 2 to 64, not 65"),
         ],
     )
     async def test_pcitool_with_wrong_words_says_why(self, command: str, message: str, guest: Machine) -> None:

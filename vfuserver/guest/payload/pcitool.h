@@ -39,6 +39,19 @@ void store(const struct window *window, uint64_t offset, unsigned width, uint64_
 /* COMMAND's bus master bit; switching it on switches memory decoding on as well. */
 void set_master(const struct window *config, bool on);
 
+/* The device of `bdf`, bound to vfio-pci, in a type1 container of its own. */
+int vfio_device(const char *bdf, int *container);
+
+/* A region of it, mapped if it can be. */
+struct window vfio_window(int device, unsigned region);
+
+/* One new eventfd (not blocking) for each of the vectors 0 to count - 1. */
+enum { VECTORS_MOST = 64 };
+void vfio_arm(int device, unsigned index, int *events, unsigned count);
+
 /* Sub-commands: BDF [BYTES]. */
 void phys_dma(int argc, char **argv);
 void vfio_dma(int argc, char **argv);
+
+/* BDF msi|msix COUNT. */
+void vfio_irq(int argc, char **argv);

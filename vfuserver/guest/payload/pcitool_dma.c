@@ -12,7 +12,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -119,58 +118,7 @@ void phys_dma(int argc, char **argv)
     printf("DMA verified %" PRIu64 " bytes at 0x%" PRIx64 " in %.0f us\n", count, physical, spent / 1e3);
 }
 
-/* ---- vfio-pci: type1 container and group (linux/vfio.h) ---- */
-
-static int vfio_device(const char *bdf, int *container)
-{
-    char target[256], path[64];
-    ssize_t length = readlink(sysfs_path(bdf, "iommu_group"), target, sizeof target - 1);
-    if (length < 0)
-        fail("%s is in no IOMMU group", bdf);
-    target[length] = 0;
-    snprintf(path, sizeof path, "/dev/vfio/%s", strrchr(target, '/') + 1);
-    *container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-    int group = open(path, O_RDWR | O_CLOEXEC);
-    if (*container < 0 || group < 0)
-        fail("opening /dev/vfio/vfio and %s (is vfio-pci bound?)", path);
-    if (ioctl(group, VFIO_GROUP_SET_CONTAINER, container))
-        fail("VFIO_GROUP_SET_CONTAINER");
-    if (ioctl(*container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
-        fail("VFIO_SET_IOMMU");
-    const char *name = strlen(bdf) < 12 ? (snprintf(target, sizeof target, "0000:%s", bdf), target) : bdf;
-    int device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, name);
-    if (device < 0)
-        fail("VFIO_GROUP_GET_DEVICE_FD %s", name);
-    return device;
-}
-
-static struct window vfio_window(int device, unsigned region)
-{
-    struct vfio_region_info info = {.argsz = sizeof info, .index = region};
-    if (ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &info))
-        fail("VFIO_DEVICE_GET_REGION_INFO %u", region);
-    struct window window = {.fd = device, .base = info.offset, .size = info.size};
-    if (info.flags & VFIO_REGION_INFO_FLAG_MMAP) {
-        void *map = mmap(NULL, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, device, info.offset);
-        if (map == MAP_FAILED)
-            fail("mmap of region %u", region);
-        window.map = map;
-    }
-    return window;
-}
-
-static int vfio_msi(int device)
-{
-    struct {
-        struct vfio_irq_set set;
-        int32_t fd;
-    } request = {.set = {.argsz = sizeof request, .index = VFIO_PCI_MSI_IRQ_INDEX, .count = 1}};
-    request.set.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-    request.fd = eventfd(0, EFD_CLOEXEC);
-    if (request.fd < 0 || ioctl(device, VFIO_DEVICE_SET_IRQS, &request))
-        fail("VFIO_DEVICE_SET_IRQS for MSI");
-    return request.fd;
-}
+/* ---- through vfio-pci ---- */
 
 static uint64_t wait_event(int event, const struct window *bar)
 {
@@ -200,7 +148,8 @@ void vfio_dma(int argc, char **argv)
     struct window bar = vfio_window(device, VFIO_PCI_BAR0_REGION_INDEX);
     struct window config = vfio_window(device, VFIO_PCI_CONFIG_REGION_INDEX);
     set_master(&config, true);
-    int event = vfio_msi(device);
+    int event;
+    vfio_arm(device, VFIO_PCI_MSI_IRQ_INDEX, &event, 1);
 
     fill_pattern(sent, count);
     memcpy(memory, sent, count);
