@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
     from vfuserver.device.describe import describe
     from vfuserver.device.dma import Dma
+    from vfuserver.device.doorbell import Doorbell
     from vfuserver.device.intx import Intx, IntxLine
     from vfuserver.device.job import job
     from vfuserver.device.loader import list_devices, load
@@ -62,6 +63,7 @@ _HOMES = {
     "vfuserver.device.bar": ("Bar", "BoundBar", "GiB", "KiB", "MiB"),
     "vfuserver.device.describe": ("describe",),
     "vfuserver.device.dma": ("Dma",),
+    "vfuserver.device.doorbell": ("Doorbell",),
     "vfuserver.device.intx": ("Intx", "IntxLine"),
     "vfuserver.device.job": ("job",),
     "vfuserver.device.loader": ("list_devices", "load"),
@@ -148,6 +150,7 @@ __all__ = [
     "DeviceSerialNumber",
     "Dma",
     "DmaError",
+    "Doorbell",
     "ErrorMessage",
     "GiB",
     "Intx",

@@ -3,6 +3,7 @@
 from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
 from vfuserver.device.describe import describe
 from vfuserver.device.dma import Dma
+from vfuserver.device.doorbell import Doorbell
 from vfuserver.device.intx import Intx, IntxLine
 from vfuserver.device.job import BoundJob, Job, job
 from vfuserver.device.loader import Listed, list_devices, load
@@ -18,6 +19,7 @@ __all__ = [
     "BoundJob",
     "BoundTimer",
     "Dma",
+    "Doorbell",
     "GiB",
     "Intx",
     "IntxLine",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from vfuserver._core import Gate
 from vfuserver.device.bar import Bar
+from vfuserver.device.doorbell import Doorbell, check_doorbells
 from vfuserver.device.intx import Intx
 from vfuserver.device.job import Job
 from vfuserver.device.msix_table import declare
@@ -32,7 +33,7 @@ T = TypeVar("T")
 _ALWAYS = {"decodes_always": Command.IO | Command.MEMORY, "masters_always": Command.MASTER}
 """Class attributes, and what they enable whatever COMMAND says."""
 
-_FIELDS = (Bar, Intx, Job, Option, State, Timer, Declared)
+_FIELDS = (Bar, Doorbell, Intx, Job, Option, State, Timer, Declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Declaration:
     options: Mapping[str, Option[Any]]
     jobs: Mapping[str, Job[Any]]
     timers: Mapping[str, Timer]
+    doorbells: Mapping[str, Doorbell]
     always: Command = NO_COMMAND
 
     @property
@@ -81,6 +83,8 @@ def collect(cls: type, reserved: frozenset[str]) -> Declaration:
         raise DeclarationError(f"{owner}.identity must be a PciIdentity, not {_kind(identity)}")
     capabilities = _capabilities(owner, members.get("capabilities", ()))
     bars = _bars(owner, members, capabilities)
+    doorbells = _of(members, Doorbell)
+    check_doorbells(owner, doorbells, bars)
     lines = _of(members, Intx)
     if len(lines) > 1:
         raise DeclarationError(f"{owner}: one Intx must be declared, not {' and '.join(lines)}")
@@ -95,6 +99,7 @@ def collect(cls: type, reserved: frozenset[str]) -> Declaration:
         options=_of(members, Option),
         jobs=_of(members, Job),
         timers=_of(members, Timer),
+        doorbells=doorbells,
         always=_always(owner, members),
     )
     _check_config_space(owner, made)

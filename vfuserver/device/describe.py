@@ -11,6 +11,7 @@ from typing import Any
 
 from vfuserver.device.bar import Bar
 from vfuserver.device.declaration import Declaration
+from vfuserver.device.doorbell import Doorbell
 from vfuserver.device.loader import summary
 from vfuserver.device.pci_device import PciDevice
 from vfuserver.pci.caps.msi import Msi
@@ -35,6 +36,7 @@ def describe(device: type[PciDevice]) -> dict[str, Any]:
         "capabilities": [
             {**asdict(one), "fields": [asdict(field) for field in one.fields]} for one in config.capabilities
         ],
+        "doorbells": [_doorbell(one, declared) for one in declared.doorbells.values()],
         "interrupts": _interrupts(declared),
         "options": [
             {"key": one.key, "default": one.default, "legal": one.legal, "doc": one.doc}
@@ -57,6 +59,11 @@ def _bar(bar: Bar) -> dict[str, Any]:
         "doc": bar.doc,
         "registers": bar.describe(),
     }
+
+
+def _doorbell(one: Doorbell, declared: Declaration) -> dict[str, Any]:
+    bar = one.bar(one.register.name, declared.bars)
+    return {"bar": bar.index, "register": one.register.name, "match": one.match, "shadow": one.shadow}
 
 
 def _interrupts(declared: Declaration) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vfuserver.device.bar import TABLE_SLOT, Areas, Bar, BoundBar
 from vfuserver.device.config_port import DevicePort
 from vfuserver.device.declaration import Declaration, collect, device_name
 from vfuserver.device.dma import Dma
+from vfuserver.device.doorbell import Doorbells
 from vfuserver.device.interrupts import Interrupts
 from vfuserver.device.intx import IntxLine
 from vfuserver.device.msix_table import TABLE, MsixTable
@@ -53,10 +54,10 @@ class PciDevice(Backend):
     """Base class of device models.
 
     Class attributes: `identity` (required), `capabilities`, `intx = Intx()`, `Bar`s with registers, `State`, `Option`,
-    methods under `@job` and `@timer`. With `decodes_always` BARs answer, with `masters_always` DMA and message
-    interrupts leave, whatever COMMAND says (not in D3hot): for clients that never write it (S2.15). A base class that
-    is no device itself says `class Base(PciDevice, abstract=True)`. Override `on_reset`, `on_vendor_write` and
-    `mappable_areas` as needed.
+    `Doorbell`, methods under `@job` and `@timer`. With `decodes_always` BARs answer, with `masters_always` DMA and
+    message interrupts leave, whatever COMMAND says (not in D3hot): for clients that never write it (S2.15). A base
+    class that is no device itself says `class Base(PciDevice, abstract=True)`. Override `on_reset`, `on_vendor_write`
+    and `mappable_areas` as needed.
 
     Raises DeclarationError at class creation; UsageError when made with an option that does not exist.
     """
@@ -87,6 +88,7 @@ class PciDevice(Backend):
         self.__dict__.update(parse_options(self.device_name, declared.options, options))
         self._reset_state()
         self.bars = {bar.index: self._bind_bar(bar) for bar in declared.bars}
+        self.io_events = Doorbells(self.name, declared.doorbells, self.bars, self.gate)
         capabilities = [self._bind_capability(capability) for capability in declared.capabilities]
         self.config = declared.config_space(DevicePort(self), capabilities)
         self.interrupts = self._make_interrupts()
@@ -144,6 +146,7 @@ class PciDevice(Backend):
         if self.client is None:
             return
         self.interrupts.attach(None)
+        self.io_events.disconnect()
         self.client = None
         self.dma.detach()
         self.activity.client_lost()
@@ -157,6 +160,7 @@ class PciDevice(Backend):
         return to their power-on values, then on_reset(). Eventfds, mappings and BAR files stay (S2.30)."""
         self.log.info("%s: reset (%s)", self.name, reason.value)
         self._end_work()
+        self.io_events.reset()
         self.interrupts.reset()
         for bar in self.bars.values():
             bar.reset()
@@ -176,6 +180,7 @@ class PciDevice(Backend):
         self.gate.set(Gate.RUNNING)
         self.activity.release()
         self.interrupts.resume()
+        self.io_events.resume()
 
     async def quiesce(self) -> None:
         """Stops the device and waits until DMA that was under way has ended (S3.10)."""
@@ -206,6 +211,7 @@ class PciDevice(Backend):
         self.detach()
         self._end_work()
         self.regions = ()
+        self.io_events.close()
         self.interrupts.table = None
         for bar in self.bars.values():
             bar.close()
@@ -267,7 +273,7 @@ class PciDevice(Backend):
     def _make_regions(self) -> tuple[Region, ...]:
         regions = [ABSENT] * PCI_NUM_REGIONS
         for index, bar in self.bars.items():
-            regions[index] = bar.region()
+            regions[index] = replace(bar.region(), io_events=self.io_events.in_bar(index))
         flags = RegionFlags.READ | RegionFlags.WRITE
         regions[PciRegion.CONFIG] = Region(self.config.size, flags, access=self.config.access)
         return tuple(regions)
@@ -290,6 +296,7 @@ _RESERVED = (
     frozenset(dir(PciDevice))
     | {"name", "log", "gate", "dma", "activity", "client", "bars", "config", "irqs"}
     | {
+        "io_events",
         "regions",
         "interrupts",
     }

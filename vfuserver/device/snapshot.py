@@ -1,7 +1,8 @@
 """Everything that a device class declares, as plain data: what a load, an upgrade or a test puts back.
 
 The layout of the saved data: {"registers": {"BAR0": {name: bytes}}, "state": {name: plain}, "jobs": {name: [args]},
-"timers": {name: seconds or None}, "interrupts": {...}}. Configuration space is not in it. It must not know formats.
+"timers": {name: seconds or None}, "doorbells": {name: [(rings, value)]}, "interrupts": {...}}. Configuration space is
+not in it. It must not know formats.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def take(device: PciDevice) -> dict[str, Any]:
         "state": {name: state.saved(values[name], device.name) for name, state in declared.states.items()},
         "jobs": {name: values[name].saved() for name in declared.jobs},
         "timers": {name: values[name].left() for name in declared.timers},
+        "doorbells": device.io_events.snapshot(),
         "interrupts": device.interrupts.snapshot(),
     }
 
@@ -39,6 +41,7 @@ def put(device: PciDevice, saved: Mapping[str, Any]) -> None:
         "state": set(declared.states),
         "jobs": set(declared.jobs),
         "timers": set(declared.timers),
+        "doorbells": set(declared.doorbells),
     }
     for part, names in own.items():
         _check_names(device.name, part, names, saved.get(part))
@@ -47,6 +50,7 @@ def put(device: PciDevice, saved: Mapping[str, Any]) -> None:
     for name, value in saved["state"].items():
         kind = type(declared.states[name].default)
         values[name] = bytearray(value) if kind is bytearray else deepcopy(value)
+    device.io_events.restore(saved["doorbells"])
     device.interrupts.restore(saved["interrupts"])
     for name, left in saved["timers"].items():
         values[name].restore(left)

@@ -1,6 +1,7 @@
-"""The contract between engines and devices: Backend, Client, regions, interrupts, Later. Re-exports only."""
+"""The contract between engines and devices: Backend, Client, regions, doorbells, interrupts, Later. Re-exports only."""
 
 from vfuserver.vfio.backend import Backend, Client, Interrupts, Irq, Memory, ResetReason
+from vfuserver.vfio.io_event import IoEvent
 from vfuserver.vfio.later import ANSWERING, Later
 from vfuserver.vfio.region import ABSENT, MmapArea, Region, RegionAccess
 from vfuserver.vfio.uapi import (
@@ -8,6 +9,8 @@ from vfuserver.vfio.uapi import (
     PCI_NUM_REGIONS,
     REGION_INFO_CAP_SPARSE_MMAP,
     DeviceFlags,
+    IoEventFlags,
+    IoFdType,
     IrqFlags,
     IrqSetFlags,
     PciIrq,
@@ -25,6 +28,9 @@ __all__ = [
     "Client",
     "DeviceFlags",
     "Interrupts",
+    "IoEvent",
+    "IoEventFlags",
+    "IoFdType",
     "Irq",
     "IrqFlags",
     "IrqSetFlags",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vfuserver._core import Table
+from vfuserver.vfio.io_event import IoEvent
 from vfuserver.vfio.uapi import RegionFlags
 
 _NO_FLAGS = RegionFlags(0)
@@ -26,7 +27,7 @@ class Region:
 
     `table` or `access` serves it (both None: an absent region, size 0). `fd`, if any, is the file whose bytes
     [fd_offset, fd_offset + size) are the region; clients may map `areas` of it (empty with an fd: the whole region).
-    The backend keeps ownership of `fd`.
+    The backend keeps ownership of `fd`. `io_events`: writes that may come by eventfd instead of by message.
     """
 
     size: int = 0
@@ -36,6 +37,7 @@ class Region:
     fd: int = -1
     fd_offset: int = 0
     areas: tuple[MmapArea, ...] = field(default=())
+    io_events: tuple[IoEvent, ...] = field(default=())
 
 
 ABSENT = Region()

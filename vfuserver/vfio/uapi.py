@@ -42,6 +42,25 @@ class IrqSetFlags(IntFlag):
     ACTION_TRIGGER = 1 << 5
 
 
+class IoFdType(IntEnum):
+    """VFIO_USER_IO_FD_TYPE_*: how a descriptor of DEVICE_GET_REGION_IO_FDS tells of an access.
+
+    SHADOW is libvfio-user's: an ioeventfd whose value the kernel leaves in memory. No released kernel serves it, nor
+    ioregionfds.
+    """
+
+    IOEVENTFD = 0
+    IOREGIONFD = 1
+    SHADOW = 2
+
+
+class IoEventFlags(IntFlag):
+    """KVM_IOEVENTFD_FLAG_* (linux/kvm.h)."""
+
+    DATAMATCH = 1 << 0
+    PIO = 1 << 1
+
+
 class PciRegion(IntEnum):
     """VFIO_PCI_*_REGION_INDEX."""
 
