@@ -10,6 +10,7 @@ from vfuserver import (
     Bar,
     CommandError,
     DeviceSerialNumber,
+    Doorbell,
     Intx,
     KiB,
     MiB,
@@ -75,6 +76,7 @@ class Testdev(DmaEngine):
     delay = hooked.rw(0x44, doc="microseconds that an access to slow takes, at most 3000000")
     slow = hooked.rw(0x48, doc="answers only after the delay")
     undeclared = hooked.ro(0x4C, doc="accesses to undeclared offsets since reset")
+    doorbell_by_eventfd = Doorbell(doorbell)
 
     plain = Bar(1, size=4 * KiB, doc="declared registers: no access runs Python")
     words = plain.array(0x000, RW, count=64)

@@ -12,6 +12,7 @@ from tests.session.device import LittleDevice
 from vfuserver.client import Client
 from vfuserver.engine.unix_socket import UnixConnection
 from vfuserver.session import SessionOptions
+from vfuserver.vfio import Backend
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -20,7 +21,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @asynccontextmanager
-async def connected(device: LittleDevice, options: SessionOptions | None = None) -> AsyncIterator[Client]:
+async def connected(device: Backend, options: SessionOptions | None = None) -> AsyncIterator[Client]:
     """A client that has said nothing yet."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()

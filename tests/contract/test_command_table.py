@@ -45,6 +45,7 @@ ROWS = {
     "DMA_UNMAP": Row(_pack(3, 24, 2, 0, 0), flags=0b10),
     "DEVICE_GET_INFO": Row(_pack(4, 16, 0, 0, 0)),
     "DEVICE_GET_REGION_INFO": Row(_pack(5, 32, 0, 0, 0, 0, 0)),
+    "DEVICE_GET_REGION_IO_FDS": Row(_pack(6, 16, 0, 0, 0), flags=0),
     "DEVICE_GET_IRQ_INFO": Row(_pack(7, 16, 0, 0, 0)),
     "DEVICE_SET_IRQS": Row(_pack(8, 20, 0x21, 0, 0, 0), flags=0x3F, huge_argsz=errno.EINVAL),
     "REGION_READ": Row(_pack(9, SCRATCH, 0, 4)),
@@ -99,6 +100,7 @@ def fine(wire: Wire, one: type[Command]) -> None:
 
 def refused(wire: Wire, one: type[Command], payload: bytes, expected: int = errno.EINVAL, fds: int = 0) -> None:
     """An error of a bare header, nothing done, every descriptor closed, and a connection that goes on."""
+    assert isinstance(wire.backend, LittleDevice)
     log, areas, before = list(wire.backend.log), wire.session.connection.ioas.count, os.listdir("/proc/self/fd")
     reply = wire.ask(one, payload, [0] * fds)
     assert (reply.errno, reply.payload, reply.fds) == (expected, b"", ())

@@ -5,10 +5,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tests.session.device import LittleDevice
 from vfuserver.session import Command, Session, SessionOptions
 from vfuserver.session.command import COMMANDS
 from vfuserver.session.commands.version import Version
+from vfuserver.vfio import Backend
 from vfuserver.wire import Header, command_message, reply_message, split_message
 
 QEMU_JSON = (
@@ -66,7 +66,7 @@ SPECIFIED = SessionOptions(quirks={"message-dma": "spec"})
 class Wire:
     """The client's end of an in-memory connection. Descriptors that the session sent are closed by `close`."""
 
-    def __init__(self, backend: LittleDevice, options: SessionOptions | None = None, **ports: Any) -> None:
+    def __init__(self, backend: Backend, options: SessionOptions | None = None, **ports: Any) -> None:
         self.backend = backend
         self.clock = Clock()
         self.outputs = 0

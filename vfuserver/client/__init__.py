@@ -10,6 +10,7 @@ from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
 from vfuserver.client.guest_memory import GuestMap, GuestMemory
 from vfuserver.client.info import DeviceInfo, IrqInfo, RegionInfo
 from vfuserver.client.interrupt import Interrupt
+from vfuserver.client.io_fds import IoFd, RegionIoFds
 
 __all__ = [
     "QEMU_PROPOSAL",
@@ -20,8 +21,10 @@ __all__ = [
     "GuestMap",
     "GuestMemory",
     "Interrupt",
+    "IoFd",
     "IrqInfo",
     "RegionInfo",
+    "RegionIoFds",
     "Reply",
     "ReplyTimeoutError",
 ]

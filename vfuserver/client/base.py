@@ -80,6 +80,13 @@ class ClientBase:
         """A declared command whose reply carries no descriptors: its payload, complete in its fixed part."""
         return self.complete(command, await self.channel.command(command.number, payload, fds))
 
+    async def ask_for_fds(self, command: type[Command], payload: bytes = b"") -> tuple[bytes, Descriptors]:
+        """As `ask`, for a reply that may carry descriptors; they are the caller's to close."""
+        reply = await self.channel.command(command.number, payload)
+        if len(reply.payload) < command.reply.size:
+            self.complete(command, reply)
+        return reply.payload, Descriptors(reply.fds)
+
     def complete(self, command: type[Command], reply: Reply) -> bytes:
         """A reply's payload. PeerError: shorter than the command's fixed part. Descriptors are closed."""
         with Descriptors(reply.fds):

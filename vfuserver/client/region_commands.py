@@ -4,10 +4,12 @@ from collections.abc import Iterable
 
 from vfuserver.client.base import ClientBase
 from vfuserver.client.info import DeviceInfo, RegionInfo
+from vfuserver.client.io_fds import RegionIoFds, decode_io_fds
 from vfuserver.errors import PeerError
 from vfuserver.session.commands.device_feature import DeviceFeature
 from vfuserver.session.commands.device_get_info import DeviceGetInfo
 from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo, mappable_areas
+from vfuserver.session.commands.device_get_region_io_fds import DeviceGetRegionIoFds
 from vfuserver.session.commands.device_reset import DeviceReset
 from vfuserver.session.commands.region_read import RegionRead
 from vfuserver.session.commands.region_write import RegionWrite
@@ -18,7 +20,7 @@ from vfuserver.vfio import DeviceFlags, RegionFlags
 
 
 class RegionCommands(ClientBase):
-    """DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, REGION_*, DEVICE_RESET and DEVICE_FEATURE."""
+    """DEVICE_GET_INFO, DEVICE_GET_REGION_INFO and _IO_FDS, REGION_*, DEVICE_RESET and DEVICE_FEATURE."""
 
     async def device_info(self) -> DeviceInfo:
         """What kind of device it is."""
@@ -43,12 +45,21 @@ class RegionCommands(ClientBase):
 
     async def _region_info(self, index: int, argsz: int) -> tuple[bytes, Descriptors]:
         request = DeviceGetRegionInfo.request.pack(argsz, 0, index, 0, 0, 0)
-        reply = await self.channel.command(DeviceGetRegionInfo.number, request)
-        fds = Descriptors(reply.fds)
-        if len(reply.payload) < DeviceGetRegionInfo.reply.size:
-            fds.close()
-            raise PeerError(f"the server's info of region {index} has {len(reply.payload)} bytes")
-        return reply.payload, fds
+        return await self.ask_for_fds(DeviceGetRegionInfo, request)
+
+    async def region_io_fds(self, index: int) -> RegionIoFds:
+        """Which accesses of a region may come by descriptors. Asks again with the argsz that a reply needs. The client
+        owns the descriptors. PeerError: sub-regions that make no sense."""
+        needed = DeviceGetRegionIoFds.reply.size
+        for _ in range(2):
+            request = DeviceGetRegionIoFds.request.pack(needed, 0, index, 0)
+            payload, fds = await self.ask_for_fds(DeviceGetRegionIoFds, request)
+            with fds:
+                needed, _, _, count = DeviceGetRegionIoFds.reply.unpack(payload)
+                if len(payload) == needed:
+                    sub_regions = decode_io_fds(payload, needed, count, [fds[i] for i in range(len(fds))])
+                    return self.own(RegionIoFds(index, sub_regions, fds.take()))
+        raise PeerError(f"the server's reply says {needed} bytes, and has {len(payload)}")
 
     async def region_read(self, region: int, offset: int, count: int) -> bytes:
         """`count` bytes of a region."""

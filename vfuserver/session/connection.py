@@ -5,6 +5,7 @@ It must not know commands, messages' layouts, or event loops.
 
 from vfuserver._core import Ioas, Stream
 from vfuserver.iommu import Access
+from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.negotiation import Capabilities
@@ -22,6 +23,7 @@ class Connection:
         options: SessionOptions,
         stream: Stream,
         interrupts: InterruptPort,
+        io_events: IoEventPort,
         outgoing: Outgoing,
         log: ConnectionLog,
     ) -> None:
@@ -33,6 +35,7 @@ class Connection:
         """What the client said that it can receive; the specification's defaults until VERSION."""
         self.ioas = Ioas(backend.gate, max_areas=options.max_dma_maps)
         self.irqs = interrupts
+        self.io_events = io_events
         self.outgoing = outgoing
         self._access = Access(self.ioas, outgoing)
         self.memory: Memory = self._access
@@ -63,7 +66,8 @@ class Connection:
         return removed
 
     def cut_off(self) -> None:
-        """The client is gone: the device's DMA fails with ENODEV from here on, what is under way included."""
+        """The client is gone: it rings no more, and the device's DMA fails with ENODEV, what is under way included."""
+        self.io_events.close()
         self._access.detach()
         self.outgoing.close()
 

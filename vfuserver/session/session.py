@@ -29,6 +29,7 @@ from vfuserver.session.connection import Connection
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.dma_layout import LayoutChoice
 from vfuserver.session.holding import Holding
+from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.options import SessionOptions
@@ -60,7 +61,7 @@ class Session:
         on_output: Callable[[], None],
         watch: Watch | None = None,
     ) -> None:
-        """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds of SET_IRQS UNMASK.
+        """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds.
 
         `on_output()` is called when something was queued outside a feed; it may be called from a device's code.
         """
@@ -80,9 +81,10 @@ class Session:
         self._attached = False
         self._holding = Holding(self._complete, schedule, self.options.deadline, self.log)
         irqs = InterruptPort(backend.irqs, backend.interrupts_ready, watch)
+        events = IoEventPort(watch, self.log)
         layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
         outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
-        self.connection = Connection(backend, self.options, self.stream, irqs, outgoing, self.log)
+        self.connection = Connection(backend, self.options, self.stream, irqs, events, outgoing, self.log)
 
     @property
     def label(self) -> str:

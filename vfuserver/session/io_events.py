@@ -1,0 +1,36 @@
+"""The eventfds that a client has got by DEVICE_GET_REGION_IO_FDS, watched until the connection ends.
+
+It must not know messages, or what a signal does: that is the backend's.
+"""
+
+from vfuserver.session.log import ConnectionLog
+from vfuserver.session.ports import Cancellable, Watch
+from vfuserver.vfio import IoEvent
+
+
+class IoEventPort:
+    """The watched events of one connection. Without a `watch` nothing can be given."""
+
+    def __init__(self, watch: Watch | None, log: ConnectionLog) -> None:
+        self.watch = watch
+        self._log = log
+        self._watching: dict[int, Cancellable] = {}
+
+    def give(self, event: IoEvent) -> tuple[int, ...]:
+        """The event's descriptors, which stay the backend's; from now on its signals are heard."""
+        fds = event.open()
+        if self.watch is not None and fds[0] not in self._watching:
+            self._watching[fds[0]] = self.watch(fds[0], lambda: self._rung(event))
+        return fds
+
+    def close(self) -> None:
+        """Hears nothing more. Before the backend closes the descriptors. Idempotent."""
+        while self._watching:
+            _, watching = self._watching.popitem()
+            watching.cancel()
+
+    def _rung(self, event: IoEvent) -> None:
+        try:
+            event.rung()
+        except Exception:
+            self._log.exception("a write by eventfd at offset %#x failed", event.offset)
