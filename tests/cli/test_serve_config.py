@@ -88,7 +88,10 @@ DEVICE = '[[device]]\ndevice = "edu"\nsocket = "x.sock"\n'
         (DEVICE + "set = 1", "set must be a table"),
         (DEVICE + "quirks = 1", "quirks must be a table"),
         (DEVICE + 'quirks = { message-dma = "new" }', "quirk message-dma must be auto or spec or old, not 'new'"),
-        (DEVICE + 'quirks = { nerves = "weak" }', "quirk must be one of message-dma, region-errors, not 'nerves'"),
+        (
+            DEVICE + 'quirks = { nerves = "weak" }',
+            "quirk must be one of message-dma, region-errors, sparse-mmap-fds, not 'nerves'",
+        ),
         (DEVICE + "[device.set]\nspeed = 1", "edu has no option speed"),
         ('loop = "fast"\n' + DEVICE, "loop must be uvloop or asyncio, not 'fast'"),
         ("deadline = -1\n" + DEVICE, "deadline must be a time in seconds, not -1"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vfuserver import Bar, KiB, PciDevice, PciIdentity, ResetReason
+from vfuserver import Bar, DeclarationError, KiB, PciDevice, PciIdentity, ResetReason
 from vfuserver.testing.local_client import LocalClient
 from vfuserver.vfio import MmapArea, RegionFlags
 
@@ -25,6 +25,21 @@ class Shared(PciDevice):
     all_of_it = whole.memory(0, 8 * KiB)
     private = Bar(1, size=8 * KiB, backing=True, mappable=False)
     none_of_it = private.memory(0, 8 * KiB)
+
+
+class Several(PciDevice):
+    """Two pieces of memory with a file each, and registers between them."""
+
+    identity = IDENTITY
+    bar = Bar(0, size=32 * KiB, backing="windows")
+    control = bar.rw(0x1000)
+    first = bar.memory(0x0, 0x1000, reset=b"first")
+    second = bar.memory(0x4000, 0x2000, reset=b"second")
+    part = Bar(1, size=8 * KiB, backing="windows", mappable=[(0x1000, 0x1000)])
+    whole = part.memory(0, 8 * KiB)
+    closed = Bar(2, size=4 * KiB, backing="windows", mappable=False)
+    inner = closed.memory(0, 4 * KiB)
+    nothing = Bar(3, size=4 * KiB, backing=True, mappable=False)
 
 
 @pytest.fixture
@@ -98,3 +113,58 @@ def test_close_is_idempotent(device: Shared) -> None:
     device.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+# -- a file for each window
+
+
+@pytest.fixture
+def several() -> Iterator[Several]:
+    made = Several()
+    yield made
+    made.close()
+
+
+def test_each_window_has_its_own_file_at_its_own_offset(several: Several) -> None:
+    region = several.regions[0]
+    first, second = region.areas
+    assert (region.fd, RegionFlags.MMAP in region.flags) == (-1, True)
+    assert (first.offset, first.size, first.fd_offset) == (0, 0x1000, 0)
+    assert (second.offset, second.size, second.fd_offset) == (0x4000, 0x2000, 0x4000)
+    assert not os.path.sameopenfile(first.fd, second.fd)
+    assert [os.pread(area.fd, 6, area.fd_offset) for area in region.areas] == [b"first\0", b"second"]
+
+
+def test_windows_and_messages_see_the_same_bytes(several: Several) -> None:
+    second = several.regions[0].areas[1]
+    with LocalClient(several) as client, mmap.mmap(second.fd, second.size, offset=second.fd_offset) as view:
+        client.enable()
+        client.write(0, 0x5FFC, 0x12345678)
+        assert view[0x1FFC:] == b"\x78\x56\x34\x12"
+        view[0:4] = b"SECO"
+        assert client.read(0, 0x4000, 4) == int.from_bytes(b"SECO", "little")
+        assert bytes(several.second[0:4]) == b"SECO"
+
+
+def test_windows_are_sealed_each(several: Several) -> None:
+    for area in several.regions[0].areas:
+        with pytest.raises(PermissionError):
+            os.ftruncate(area.fd, 0)
+
+
+def test_part_of_a_window_may_be_mapped_or_nothing(several: Several) -> None:
+    (area,) = several.regions[1].areas
+    assert (area.offset, area.size, area.fd_offset) == (0x1000, 0x1000, 0x1000)
+    assert several.regions[2].areas == several.regions[3].areas == ()
+
+
+def test_an_area_must_lie_in_one_window() -> None:
+    bar = Bar(0, size=8 * KiB, backing="windows", mappable=[(0, 8 * KiB)])
+    members = {"identity": IDENTITY, "bar": bar, "one": bar.memory(0, 4 * KiB), "two": bar.memory(4 * KiB, 4 * KiB)}
+    with pytest.raises(DeclarationError, match=r"Wrong\.bar: mappable areas must lie in memory\(\), not 0x0\+0x2000"):
+        type("Wrong", (PciDevice,), members)
+
+
+def test_backing_of_another_kind_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="BAR0: backing must be True, False or 'windows', not 'each'"):
+        Bar(0, size=4 * KiB, backing="each")  # type: ignore[arg-type]

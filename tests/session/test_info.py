@@ -7,8 +7,9 @@ import pytest
 
 from tests.session.device import AREAS, RW, LittleDevice
 from tests.session.harness import Message, Wire, command
-from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo, mappable_areas
+from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo
 from vfuserver.session.negotiation import version_data
+from vfuserver.session.region_capabilities import mappable_areas
 from vfuserver.vfio import DeviceFlags, RegionFlags
 from vfuserver.wire import LayoutError
 
@@ -52,7 +53,7 @@ def test_region_info_with_areas_carries_the_capability_and_one_descriptor(wire: 
     reply = region_info(wire, 2)
     flags = RW | RegionFlags.MMAP | RegionFlags.CAPS
     assert REGION.reply.unpack(reply.payload) == (WITH_CAPS, flags, 2, 32, 0x10000, 0)
-    assert mappable_areas(reply.payload) == AREAS
+    assert mappable_areas(reply.payload, 32) == AREAS
     assert len(reply.payload) == WITH_CAPS
     assert [os.fstat(fd).st_ino for fd in reply.fds] == [os.fstat(device.fd).st_ino]
 
@@ -101,12 +102,12 @@ def test_region_info_ignores_the_other_request_fields(wire: Wire) -> None:
 def test_mappable_areas_of_a_looped_list_fails() -> None:
     reply = REGION.reply.pack(48, 0, 0, 32, 0, 0) + bytes.fromhex("0500 0100 20000000")
     with pytest.raises(LayoutError, match="offset 32"):
-        mappable_areas(reply)
+        mappable_areas(reply, 32)
 
 
 def test_mappable_areas_beyond_the_reply_fails() -> None:
     with pytest.raises(LayoutError, match="offset 40"):
-        mappable_areas(REGION.reply.pack(48, 0, 0, 40, 0, 0))
+        mappable_areas(REGION.reply.pack(48, 0, 0, 40, 0, 0), 40)
 
 
 def test_irq_info_is_what_the_backend_says(wire: Wire, device: LittleDevice) -> None:

@@ -8,7 +8,7 @@ from vfuserver.client.io_fds import RegionIoFds, decode_io_fds
 from vfuserver.errors import PeerError
 from vfuserver.session.commands.device_feature import DeviceFeature
 from vfuserver.session.commands.device_get_info import DeviceGetInfo
-from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo, mappable_areas
+from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo
 from vfuserver.session.commands.device_get_region_io_fds import DeviceGetRegionIoFds
 from vfuserver.session.commands.device_reset import DeviceReset
 from vfuserver.session.commands.region_read import RegionRead
@@ -16,6 +16,7 @@ from vfuserver.session.commands.region_write import RegionWrite
 from vfuserver.session.commands.region_write_multi import RegionWriteMulti
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.feature import FIXED, Operation
+from vfuserver.session.region_capabilities import mappable_areas
 from vfuserver.vfio import DeviceFlags, RegionFlags
 
 
@@ -36,12 +37,11 @@ class RegionCommands(ClientBase):
             fds.close()
             payload, fds = await self._region_info(index, needed)
         with fds:
-            _, flags, index, _, size, offset = DeviceGetRegionInfo.reply.unpack(payload)
-            if len(fds) > 1:
-                raise PeerError(f"{len(fds)} descriptors came with the info of region {index}, must be at most one")
-            areas = mappable_areas(payload) if flags & RegionFlags.CAPS else ()
-            fd = fds.take()[0] if len(fds) else -1
-        return self.own(RegionInfo(index, RegionFlags(flags), size, offset, areas, fd))
+            _, flags, index, caps, size, offset = DeviceGetRegionInfo.reply.unpack(payload)
+            areas = mappable_areas(payload, caps, [*fds]) if flags & RegionFlags.CAPS else ()
+            if len(fds) > max(1, len({area.fd for area in areas})):
+                raise PeerError(f"{len(fds)} descriptors came with the info of region {index}, more than its areas use")
+            return self.own(RegionInfo(index, RegionFlags(flags), size, offset, areas, fds.take()))
 
     async def _region_info(self, index: int, argsz: int) -> tuple[bytes, Descriptors]:
         request = DeviceGetRegionInfo.request.pack(argsz, 0, index, 0, 0, 0)
@@ -57,7 +57,7 @@ class RegionCommands(ClientBase):
             with fds:
                 needed, _, _, count = DeviceGetRegionIoFds.reply.unpack(payload)
                 if len(payload) == needed:
-                    sub_regions = decode_io_fds(payload, needed, count, [fds[i] for i in range(len(fds))])
+                    sub_regions = decode_io_fds(payload, needed, count, [*fds])
                     return self.own(RegionIoFds(index, sub_regions, fds.take()))
         raise PeerError(f"the server's reply says {needed} bytes, and has {len(payload)}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import TYPE_CHECKING, Final, Literal, Self, overload
 
 from vfuserver._core import Gate, Table
 from vfuserver.device.backing import Backing
@@ -26,6 +26,9 @@ KiB = 1 << 10
 MiB = 1 << 20
 GiB = 1 << 30
 
+WINDOWS: Final = "windows"
+"""`backing`: each memory window has its own file."""
+
 TABLE_SLOT = "_table_bar"
 """How the instance attributes begin that hold tables and windows."""
 
@@ -35,10 +38,10 @@ Areas = Sequence[tuple[int, int]]
 class Bar(RegisterMap):
     """Base address register `index` (0 to 5), `size` bytes: a power of two, 16 at least, for `io` 4 to 256.
 
-    `bits=64` takes the next index too. `backing`: its memory windows live in one sealed file; then `mappable` says
-    what a client may map: True all of it, False nothing, or a list of (offset, size), multiples of 4096 inside memory
-    windows. `sized=False` allows any size, for clients that know it and size no BARs; QEMU wants powers of
-    two. On an instance: a BoundBar. DeclarationError at class creation.
+    `bits=64` takes the next index too. `backing`: its memory windows live in one sealed file, or with "windows" each
+    in its own; then `mappable` says what a client may map: True all of it, False nothing, or a list of (offset, size),
+    multiples of 4096 inside memory windows. `sized=False` allows any size, for clients that know it and size no BARs;
+    QEMU wants powers of two. On an instance: a BoundBar. DeclarationError at class creation.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Bar(RegisterMap):
         io: bool = False,
         bits: Literal[32, 64] = 32,
         prefetchable: bool = False,
-        backing: bool = False,
+        backing: bool | Literal["windows"] = False,
         mappable: bool | Areas = True,
         sized: bool = True,
         doc: str = "",
@@ -57,6 +60,8 @@ class Bar(RegisterMap):
         super().__init__(size, label=f"BAR{index}", slot=f"{TABLE_SLOT}{index}")
         if bits not in (32, 64) or (io and bits != 32):
             raise DeclarationError(f"BAR{index}: bits must be 32, or 64 for a memory BAR, not {bits}")
+        if backing not in (True, False, WINDOWS):
+            raise DeclarationError(f"BAR{index}: backing must be True, False or {WINDOWS!r}, not {backing!r}")
         kind = BarKind.IO if io else BarKind.MEMORY64 if bits == 64 else BarKind.MEMORY32
         self.place = BarLayout(index, size, kind, prefetchable, sized)
         self.backing = backing
@@ -85,7 +90,16 @@ class Bar(RegisterMap):
         """What a client may map, as (offset, size)."""
         if not self.backing or self.mappable is False:
             return ()
-        return ((0, self.size),) if self.mappable is True else tuple(self.mappable)
+        if self.mappable is not True:
+            return tuple(self.mappable)
+        if self.backing == WINDOWS:
+            return tuple((row.offset, row.size) for row in self.windows)
+        return ((0, self.size),)
+
+    @property
+    def windows(self) -> tuple[MemoryWindow, ...]:
+        """Its memory."""
+        return tuple(row for row in self.rows if isinstance(row, MemoryWindow))
 
     def check_areas(self, owner: str) -> None:
         """DeclarationError unless every mappable area is whole pages of memory windows."""
@@ -102,8 +116,10 @@ class Bar(RegisterMap):
                 raise DeclarationError(f"{owner}: mappable areas must lie in memory(), not {offset:#x}+{size:#x}")
 
     def _is_memory(self, start: int, end: int) -> bool:
-        for row in self.rows:  # in order of offset, once compiled
-            if isinstance(row, MemoryWindow) and row.offset <= start < row.offset + row.size:
+        if self.backing == WINDOWS:
+            return any(row.offset <= start and end <= row.offset + row.size for row in self.windows)
+        for row in self.windows:  # in order of offset, once compiled
+            if row.offset <= start < row.offset + row.size:
                 start = row.offset + row.size
         return start >= end
 
@@ -120,9 +136,9 @@ class BoundBar:
         areas: Areas,
     ) -> None:
         self.declared = declared
-        self._areas = tuple(MmapArea(*area) for area in areas)
-        self._backing = Backing(f"{device} {declared.label}", declared.size) if declared.backing else None
-        self.windows = {row.index: self._memory(row) for row in declared.rows if isinstance(row, MemoryWindow)}
+        self._files = self._make_files(device)
+        self._areas = tuple(self._area(*area) for area in areas)
+        self.windows = {row.index: self._memory(row) for row in declared.windows}
         needs = Gate.IO if declared.place.is_io else Gate.MEMORY
         self.table = Table(declared.layout, hooks, memory=self.windows, gate=gate, needs=needs)
         self._fill()
@@ -135,11 +151,14 @@ class BoundBar:
     def region(self) -> Region:
         """What the contract says about this BAR."""
         flags = RegionFlags.READ | RegionFlags.WRITE
-        if self._backing is None or not self._areas:
+        if not self._areas:
             return Region(self.declared.size, flags, self.table)
+        flags |= RegionFlags.MMAP
+        if self.declared.backing == WINDOWS:
+            return Region(self.declared.size, flags, self.table, areas=self._areas)
         whole = self._areas == (MmapArea(0, self.declared.size),)
-        areas = () if whole else self._areas
-        return Region(self.declared.size, flags | RegionFlags.MMAP, self.table, fd=self._backing.fd, areas=areas)
+        (fd,) = {file.fd for file in self._files.values()}
+        return Region(self.declared.size, flags, self.table, fd=fd, areas=() if whole else self._areas)
 
     def reset(self) -> None:
         """Registers and memory back to their power-on values; the file stays the same."""
@@ -167,23 +186,45 @@ class BoundBar:
         """Drops the table and closes the file and its mapping. Idempotent."""
         self.__dict__.pop("table", None)
         windows, self.windows = self.windows, {}
-        backing, self._backing = self._backing, None
-        if backing is None:
+        files, self._files = self._files, {}
+        if not files:
             return
         for window in windows.values():
             with suppress(BufferError):  # whoever still has the table keeps the mapping alive
                 window.release()
-        backing.close()
+        for file in files.values():
+            file.close()
+
+    def _make_files(self, device: str) -> dict[int, Backing]:
+        """The file of each window. A window begins at the same offset in its own file as in the BAR, behind a hole, so
+        that clients which take one file for a region can map it."""
+        declared = self.declared
+        if not declared.backing or not declared.windows:
+            return {}
+        if declared.backing == WINDOWS:
+            return {
+                row.index: Backing(f"{device} {declared.label} {row.name}", row.offset + row.size)
+                for row in declared.windows
+            }
+        return dict.fromkeys(
+            (row.index for row in declared.windows), Backing(f"{device} {declared.label}", declared.size)
+        )
+
+    def _area(self, offset: int, size: int) -> MmapArea:
+        if self.declared.backing != WINDOWS:
+            return MmapArea(offset, size)
+        (row,) = [row for row in self.declared.windows if row.offset <= offset < row.offset + row.size]
+        return MmapArea(offset, size, self._files[row.index].fd, offset)
 
     def _memory(self, window: MemoryWindow) -> memoryview:
-        if self._backing is None:
+        file = self._files.get(window.index)
+        if file is None:
             return memoryview(bytearray(window.size))
-        return memoryview(self._backing.memory)[window.offset : window.offset + window.size]
+        return memoryview(file.memory)[window.offset : window.offset + window.size]
 
     def _fill(self) -> None:
-        for row in self.declared.rows:
-            if isinstance(row, MemoryWindow):
-                row.fill(self.windows[row.index])
+        for row in self.declared.windows:
+            row.fill(self.windows[row.index])
 
     def _bytes(self, row: int) -> bytes:
         return bytes(self.windows[row]) if row in self.windows else self.table.snapshot(row)

@@ -4,7 +4,7 @@ It must not know what the descriptors are.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +22,9 @@ class Descriptors:
 
     def __getitem__(self, index: int) -> int:
         return self._fds[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._fds)
 
     def take(self) -> list[int]:
         """All of them; they are the caller's from now on."""

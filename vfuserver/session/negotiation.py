@@ -31,6 +31,8 @@ class Capabilities:
     """REGION_WRITE_MULTI is understood."""
     pgsizes: int = 4096
     """Page sizes of DMA maps, or'ed together, bytes."""
+    sparse_mmap_fds: bool = False
+    """A region's info may name several descriptors."""
 
     @classmethod
     def stated(cls, capabilities: Mapping[str, Any]) -> Self:
@@ -88,8 +90,8 @@ def version_data(capabilities: Mapping[str, Any]) -> bytes:
 def answer(proposed: Mapping[str, Any], ours: Capabilities, room: int) -> dict[str, Any]:
     """Which of our capabilities the reply repeats, so that its JSON is no longer than `room` bytes."""
     spoken = {name: value for name, value in asdict(ours).items() if name in proposed and value is not False}
-    if proposed.get("write_multiple") is not True:
-        spoken.pop("write_multiple", None)
+    for name in [name for name, value in spoken.items() if value is True and proposed[name] is not True]:
+        del spoken[name]
     while spoken and len(version_data(spoken)) > room:
         spoken.popitem()
     return spoken

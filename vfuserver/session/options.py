@@ -53,6 +53,7 @@ class SessionOptions:
             max_dma_maps=self.max_dma_maps,
             write_multiple=self.write_multiple,
             pgsizes=self.pgsizes,
+            sparse_mmap_fds=self.quirks[quirks.SPARSE_MMAP_FDS] == "agreed",
         )
 
 

@@ -23,6 +23,7 @@ class Quirk:
 
 MESSAGE_DMA: Final = "message-dma"
 REGION_ERRORS: Final = "region-errors"
+SPARSE_MMAP_FDS: Final = "sparse-mmap-fds"
 
 QUIRKS: Final[Mapping[str, Quirk]] = {
     MESSAGE_DMA: Quirk(
@@ -43,6 +44,15 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
         default="reply",
         reason="cloud-hypervisor ignores the Error flag and waits for a whole payload: its vCPU hangs for good",
         found="configured: such a client says nothing by which it could be known (field-notes C.10)",
+    ),
+    SPARSE_MMAP_FDS: Quirk(
+        values={
+            "agreed": "several descriptors for one region, capability 0x8001, if VERSION says sparse_mmap_fds",
+            "16": "the same as capability 16, to every client",
+        },
+        default="agreed",
+        reason="the proposal began with id 16 and nothing in VERSION; QEMU to 11.1 refuses a second descriptor",
+        found="configured: a client of the first versions says nothing by which it could be known (field-notes E)",
     ),
 }
 

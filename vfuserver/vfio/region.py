@@ -15,10 +15,15 @@ RegionAccess = Callable[[int, int, bytes | None], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class MmapArea:
-    """One piece of a region that a client may map: offset and size in bytes, multiples of 4096."""
+    """One piece of a region that a client may map: offset and size in bytes, multiples of 4096.
+
+    It lies in the region's file, or at `fd_offset` of a file of its own.
+    """
 
     offset: int
     size: int
+    fd: int = -1
+    fd_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ class Region:
 
     `table` or `access` serves it (both None: an absent region, size 0). `fd`, if any, is the file whose bytes
     [fd_offset, fd_offset + size) are the region; clients may map `areas` of it (empty with an fd: the whole region).
-    The backend keeps ownership of `fd`. `io_events`: writes that may come by eventfd instead of by message.
+    Areas may have files of their own instead. The backend keeps ownership of all. `io_events`: writes that may come by
+    eventfd instead of by message.
     """
 
     size: int = 0

@@ -88,5 +88,11 @@ class PciIrq(IntEnum):
 REGION_INFO_CAP_SPARSE_MMAP = 1
 """VFIO_REGION_INFO_CAP_SPARSE_MMAP: the capability that lists mappable areas."""
 
+REGION_INFO_CAP_SPARSE_MMAP_FDS = 0x8001
+"""VFIO_REGION_INFO_CAP_SPARSE_MMAP_FDS of vfio-user: mappable areas, each with a descriptor."""
+
+REGION_INFO_CAP_SPARSE_MMAP_FDS_DRAFT = 16
+"""The same in the first versions of the proposal."""
+
 PCI_NUM_REGIONS = 9
 PCI_NUM_IRQS = 5

@@ -1,23 +1,23 @@
-"""DEVICE_GET_REGION_INFO: one region's size and flags, what of it may be mapped, and the descriptor to map."""
+"""DEVICE_GET_REGION_INFO: one region's size and flags, what of it may be mapped, and the descriptors to map."""
 
 import errno
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from vfuserver.errors import CommandError
 from vfuserver.session.command import Command, Request, need_argsz
 from vfuserver.session.connection import Connection
-from vfuserver.vfio import REGION_INFO_CAP_SPARSE_MMAP, MmapArea, Region, RegionFlags
-from vfuserver.wire import U16, U32, U64, Array, Bits, Count, Layout, LayoutError, Rest
-
-CAP_HEADER: Final = Layout("id" / U16, "version" / U16, "next" / U32)
-"""struct vfio_info_cap_header; `next` counts from the start of the region info, 0 ends the list."""
-
-AREA: Final = Layout("offset" / U64, "size" / U64)
-"""struct vfio_region_sparse_mmap_area, in bytes within the region."""
-
-SPARSE_MMAP: Final = Layout("nr_areas" / Count(U32, "areas"), "reserved" / U32, "areas" / Array("nr_areas", AREA))
-"""What follows the header of VFIO_REGION_INFO_CAP_SPARSE_MMAP (version 1)."""
+from vfuserver.session.quirks import SPARSE_MMAP_FDS
+from vfuserver.session.region_capabilities import sparse_mmap, sparse_mmap_fds
+from vfuserver.vfio import (
+    REGION_INFO_CAP_SPARSE_MMAP_FDS,
+    REGION_INFO_CAP_SPARSE_MMAP_FDS_DRAFT,
+    MmapArea,
+    Region,
+    RegionFlags,
+)
+from vfuserver.wire import U32, U64, Bits, Layout, Rest
 
 
 class DeviceGetRegionInfo(Command, number=5, name="DEVICE_GET_REGION_INFO"):
@@ -25,6 +25,8 @@ class DeviceGetRegionInfo(Command, number=5, name="DEVICE_GET_REGION_INFO"):
 
     If the capabilities do not fit in the request's argsz, the reply is the fixed part with the argsz that is needed,
     without capabilities and without a descriptor: the client asks again, and QEMU would close it (field-notes C.3).
+    Areas of several files are told to a client that knows SPARSE_MMAP_FDS and takes that many descriptors; any other
+    one learns of the areas that one descriptor reaches, and sends messages for the rest.
     """
 
     request = Layout(
@@ -46,55 +48,80 @@ class DeviceGetRegionInfo(Command, number=5, name="DEVICE_GET_REGION_INFO"):
     )
 
     @classmethod
-    def handle(cls, connection: Connection, request: Request) -> bytes | tuple[bytes, list[int]]:
+    def handle(cls, connection: Connection, request: Request) -> bytes | tuple[bytes, Sequence[int]]:
         """Tells what the backend says. EINVAL: no such index."""
         argsz, _, index, *_ = request.integers
         need_argsz(argsz, cls.request.size)
         if index >= len(connection.backend.regions):
             raise CommandError(errno.EINVAL, f"region {index}, must be below {len(connection.backend.regions)}")
         region = connection.backend.regions[index]
-        mappable = region.fd >= 0 and connection.theirs.max_msg_fds > 0
-        caps = sparse_mmap(region.areas) if mappable and region.areas else b""
-        fits = cls.reply.size + len(caps) <= argsz
+        mappable = _mappable(connection, region)
+        needed = cls.reply.size + len(mappable.capability)
         head = cls.reply.pack(
-            cls.reply.size + len(caps),
-            _flags(region, mappable, bool(caps)),
+            needed,
+            _flags(region, mappable),
             index,
-            cls.reply.size if caps else 0,  # QEMU checks it in a reply that tells only the size, too
+            cls.reply.size if mappable.capability else 0,  # QEMU checks it in a reply that tells only the size, too
             region.size,
-            region.fd_offset if mappable else 0,
+            mappable.offset,
         )
-        return (head + caps, [region.fd] if mappable else []) if fits else head
+        return (head + mappable.capability, mappable.fds) if needed <= argsz else head
 
 
-def _flags(region: Region, mappable: bool, capabilities: bool) -> int:
+class _Mappable(NamedTuple):
+    """What may be mapped: the descriptors, where mmap's offsets begin in a single one, and the list of areas."""
+
+    fds: Sequence[int] = ()
+    offset: int = 0
+    capability: bytes = b""
+
+
+NOTHING: Final = _Mappable()
+
+
+def _flags(region: Region, mappable: _Mappable) -> int:
     flags = region.flags & ~(RegionFlags.MMAP | RegionFlags.CAPS)
-    if mappable:
+    if mappable.fds:
         flags |= RegionFlags.MMAP
-    if capabilities:
+    if mappable.capability:
         flags |= RegionFlags.CAPS
     return int(flags)
 
 
-def sparse_mmap(areas: Iterable[MmapArea]) -> bytes:
-    """The capability that lists what may be mapped, as the only one of its list."""
-    listed = [{"offset": area.offset, "size": area.size} for area in areas]
-    header = CAP_HEADER.pack(REGION_INFO_CAP_SPARSE_MMAP, 1, 0)
-    return header + SPARSE_MMAP.build(reserved=0, areas=listed)
+def _mappable(connection: Connection, region: Region) -> _Mappable:
+    room = connection.theirs.max_msg_fds
+    areas = [_placed(area, region) for area in region.areas or (MmapArea(0, region.size),)]
+    areas = [area for area in areas if area.fd >= 0]
+    if not areas or not room:
+        return NOTHING
+    single = _reached_by_one(areas)
+    cap_id = _fds_id(connection)
+    fds = list(dict.fromkeys(area.fd for area in areas))
+    if len(single) < len(areas) and cap_id and len(fds) <= room:
+        return _Mappable(fds, 0, sparse_mmap_fds(areas, fds, cap_id))
+    if not single:
+        return NOTHING
+    listed = sparse_mmap(single) if region.areas else b""
+    return _Mappable([single[0].fd], single[0].fd_offset - single[0].offset, listed)
 
 
-def mappable_areas(reply: bytes) -> tuple[MmapArea, ...]:
-    """The areas that a reply's capability list names; () if it has no such list. LayoutError: a broken list."""
-    at = DeviceGetRegionInfo.reply.unpack(reply)[3]
-    areas: tuple[MmapArea, ...] = ()
-    seen = set()
-    while at:
-        if at in seen or at + CAP_HEADER.size > len(reply):
-            raise LayoutError(f"the capability list of {len(reply)} bytes leads to offset {at}")
-        seen.add(at)
-        cap_id, _, following = CAP_HEADER.unpack(reply[at:])
-        if cap_id == REGION_INFO_CAP_SPARSE_MMAP:
-            listed = SPARSE_MMAP.parse(reply[at + CAP_HEADER.size :]).areas
-            areas = tuple(MmapArea(area.offset, area.size) for area in listed)
-        at = following
-    return areas
+def _placed(area: MmapArea, region: Region) -> MmapArea:
+    """An area with its file; one without a file of its own lies in the region's."""
+    return area if area.fd >= 0 else replace(area, fd=region.fd, fd_offset=region.fd_offset + area.offset)
+
+
+def _reached_by_one(areas: Sequence[MmapArea]) -> list[MmapArea]:
+    """The areas, as many bytes as possible, that one descriptor and one base offset reach."""
+    groups: dict[tuple[int, int], list[MmapArea]] = {}
+    for area in areas:
+        base = area.fd_offset - area.offset
+        if base >= 0:
+            groups.setdefault((area.fd, base), []).append(area)
+    return max(groups.values(), key=lambda group: sum(area.size for area in group), default=[])
+
+
+def _fds_id(connection: Connection) -> int:
+    """The id of SPARSE_MMAP_FDS for this client; 0: it does not know it."""
+    if connection.options.quirks[SPARSE_MMAP_FDS] == "16":
+        return REGION_INFO_CAP_SPARSE_MMAP_FDS_DRAFT
+    return REGION_INFO_CAP_SPARSE_MMAP_FDS if connection.theirs.sparse_mmap_fds else 0
