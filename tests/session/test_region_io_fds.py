@@ -13,7 +13,7 @@ from vfuserver.session.negotiation import version_data
 
 IO_FDS, REGION_WRITE, RESET = command(6), command(10), command(13)
 ROOM = 4096
-PLAIN, SHADOWED, EMPTY, PORTS = range(4)
+PLAIN, SHADOWED, EMPTY, PORTS, MANY = range(5)
 """BARs by what is in them."""
 
 
@@ -36,6 +36,9 @@ class Rung(PciDevice):
     ports = Bar(PORTS, size=32, io=True)
     port = ports.array(0, WO, count=20, width=1)
     bells = Doorbell(port)
+    many = Bar(MANY, size=4 * KiB)
+    queue = many.array(0, WO, count=1000)
+    bells_of_queues = Doorbell(queue)
 
     @any_value.on_write
     def write_any(self, _value: int) -> None:
@@ -156,6 +159,15 @@ def test_no_more_descriptors_than_the_client_takes(device: Rung, loop: Watching,
     reply = io_fds(wire, PORTS)
     assert IO_FDS.reply.unpack(reply.payload) == (16 + 40 * sub_regions, 0, PORTS, sub_regions)
     assert len(reply.fds) == sub_regions
+    wire.close()
+
+
+def test_no_more_descriptors_than_a_message_can_carry(device: Rung, loop: Watching) -> None:
+    """unix(7): 253, whatever the client says."""
+    wire = Wire(device, watch=loop.watch)
+    wire.negotiate(version_data({"max_msg_fds": 100_000}))
+    reply = io_fds(wire, MANY, 1 << 20)
+    assert (IO_FDS.reply.unpack(reply.payload)[3], len(reply.fds)) == (253, 253)
     wire.close()
 
 

@@ -3,6 +3,8 @@
 It must not know commands, messages' layouts, or event loops.
 """
 
+from typing import Final
+
 from vfuserver._core import Ioas, Stream
 from vfuserver.iommu import Access
 from vfuserver.session.io_events import IoEventPort
@@ -12,6 +14,9 @@ from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
 from vfuserver.vfio import Backend, Interrupts, Memory
+
+SCM_MAX_FD: Final = 253
+"""The kernel's limit of descriptors with one message (unix(7))."""
 
 
 class Connection:
@@ -40,6 +45,11 @@ class Connection:
         self._access = Access(self.ioas, outgoing)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
+
+    @property
+    def most_fds(self) -> int:
+        """Descriptors that may go with one message to the client."""
+        return min(self.theirs.max_msg_fds, SCM_MAX_FD)
 
     def agree(self, theirs: Capabilities, told: set[str]) -> None:
         """VERSION is settled: `theirs` is what the client can, `told` the keys that our reply repeats.

@@ -89,7 +89,7 @@ def _flags(region: Region, mappable: _Mappable) -> int:
 
 
 def _mappable(connection: Connection, region: Region) -> _Mappable:
-    room = connection.theirs.max_msg_fds
+    room = connection.most_fds
     areas = [_placed(area, region) for area in region.areas or (MmapArea(0, region.size),)]
     areas = [area for area in areas if area.fd >= 0]
     if not areas or not room:

@@ -74,7 +74,7 @@ def _offered(connection: Connection, events: Iterable[IoEvent]) -> list[IoEvent]
     """Those whose descriptors the client takes; none where nobody can listen."""
     if connection.io_events.watch is None:
         return []
-    room, offered = connection.theirs.max_msg_fds, []
+    room, offered = connection.most_fds, []
     for event in events:
         room -= 1 + event.shadow
         if room < 0:
