@@ -81,6 +81,12 @@ def eventually(check: Callable[[], bool], seconds: float = 4.0) -> bool:
     return True
 
 
+def counted(fd: int) -> int:
+    """What an eventfd has counted, without taking it."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("eventfd-count:"))
+
+
 @contextlib.contextmanager
 def two_devices(folder: Path) -> Iterator[Server]:
     """Two testdevs in one process; the second one's BAR2 is not mappable."""
