@@ -114,29 +114,37 @@ class Table:
 
 PROT_READ: Final[int]  # = 1, as DMA_MAP's flag bits
 PROT_WRITE: Final[int]  # = 2
+ACCESS_MESSAGES: Final[int]  # = 0: an area is not reached here, but by DMA_READ and DMA_WRITE
+ACCESS_MAPPED: Final[int]  # = 1
+ACCESS_FILE: Final[int]  # = 2: by file I/O on the client's descriptor, each access a system call
 
 class Ioas:
-    """An I/O address space: areas [iova, iova + size) over files mapped once for the whole process, or over memory
-    that only messages reach. Copies release the GIL when they are large and never touch memory outside an area."""
+    """An I/O address space: areas [iova, iova + size) over files mapped (or kept open) once for the whole process, or
+    over memory that only messages reach. Copies release the GIL when they are large or may be file I/O, and never touch
+    memory outside an area."""
 
     count: int  # areas
     mapped: int  # bytes in all areas
 
     def __init__(self, gate: Gate | None = None, *, max_areas: int = 65535) -> None: ...
-    def map(self, iova: int, size: int, prot: int, fd: int = -1, offset: int = 0) -> None:
-        """Adds an area. The caller keeps `fd` (it is duplicated if it must be kept). CommandError: EINVAL (size 0,
-        wrap, no permission, file too short), EEXIST (overlap), ENOSPC (max_areas), or mmap's own."""
+    def map(self, iova: int, size: int, prot: int, fd: int = -1, offset: int = 0, ways: int = 1) -> None:
+        """Adds an area over a file, reached in the first of `ways` (ACCESS_MAPPED | ACCESS_FILE) that it allows, or by
+        messages. The caller keeps `fd` (it is duplicated if it must be kept). CommandError: EINVAL (size 0, wrap, no
+        permission, file too short; file I/O on a pipe, a socket, a directory, or writing with O_APPEND), EEXIST
+        (overlap), EPERM (`fd` was not opened for that), ENOSPC (max_areas, or a quarter of the process's descriptors
+        is kept for file I/O), or mmap's own."""
     def unmap(self, iova: int, size: int) -> int:
         """Removes every area wholly inside the range and returns how many. ENOENT: none there, or one is cut (then
         nothing is removed). An end of exactly 2**64 is no wrap."""
     def clear(self) -> int: ...
-    def areas(self) -> list[tuple[int, int, int, bool]]:
-        """(iova, size, prot, mapped) in order of iova."""
+    def areas(self) -> list[tuple[int, int, int, int]]:
+        """(iova, size, prot, ACCESS_*) in order of iova."""
     def plan(self, iova: int, length: int, prot: int) -> list[tuple[int, int, bool]]:
-        """The access cut at area borders: (iova, length, mapped). DmaError EFAULT (hole), EPERM (permission, or the
-        gate's MASTER bit is clear)."""
+        """The access cut at area borders: (iova, length, reached here). DmaError EFAULT (hole), EPERM (permission, or
+        the gate's MASTER bit is clear)."""
     def read(self, iova: int, length: int) -> bytes:
-        """DmaError as plan(); also EFAULT where only messages reach (plan() tells which)."""
+        """DmaError as plan(); also EFAULT where only messages reach (plan() tells which) or the file was cut, and EIO
+        where the file refuses."""
     def read_into(self, iova: int, buffer: object) -> None: ...
     def write(self, iova: int, data: object) -> None: ...
     def copy(self, source: int, destination: int, length: int) -> None: ...

@@ -41,8 +41,9 @@ class CommandError(_ErrnoError):
 class DmaError(_ErrnoError):
     """Client memory could not be read or written.
 
-    `errno` is EFAULT (not mapped, or beyond a mapping), EPERM (permission, or bus mastering is off), EIO (the client
-    answered a DMA message with an error), ENODEV (no client) or EDEADLK (message DMA before the command was answered).
+    `errno` is EFAULT (not mapped, beyond a mapping, or its file was cut), EPERM (permission, or bus mastering is off),
+    EIO (the client answered a DMA message with an error, or its file refuses), ENODEV (no client) or EDEADLK (message
+    DMA before the command was answered).
     """
 
 

@@ -2,7 +2,9 @@
 
 #include <errno.h>
 
-enum { LARGE = 65536 }; /* copies of this size and more give up the GIL */
+#include "../core/source.h"
+
+enum { LARGE = 65536 }; /* copies of this size and more give up the GIL, and everything that may be file I/O */
 
 typedef struct {
     PyObject_HEAD
@@ -46,17 +48,17 @@ static void ioas_dealloc(IoasObject *self)
 
 static PyObject *ioas_map(IoasObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"iova", "size", "prot", "fd", "offset", NULL};
+    static char *names[] = {"iova", "size", "prot", "fd", "offset", "ways", NULL};
     unsigned long long iova, size, offset = 0;
-    unsigned int prot;
+    unsigned int prot, ways = VFU_ACCESS_MAPPED;
     int fd = -1, error;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKI|iK:map", names, &iova, &size, &prot, &fd, &offset))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "KKI|iKI:map", names, &iova, &size, &prot, &fd, &offset, &ways))
         return NULL;
-    error = vfu_ioas_map(&self->ioas, iova, size, prot, fd, offset);
+    error = vfu_ioas_map(&self->ioas, iova, size, prot, fd, offset, ways);
     if (error)
-        return raise_errno(CommandError, -error, "cannot map %llu bytes at IOVA %#llx (file offset %#llx, prot %u)", size,
-                           iova, offset, prot);
+        return raise_errno(CommandError, -error, "cannot map %llu bytes at IOVA %#llx (file offset %#llx, prot %u, "
+                           "ways %u)", size, iova, offset, prot, ways);
     Py_RETURN_NONE;
 }
 
@@ -86,7 +88,7 @@ static PyObject *ioas_areas(IoasObject *self, PyObject *unused)
     (void)unused;
     for (size_t i = 0; list && i < self->ioas.count; i++) {
         const vfu_area *a = &self->ioas.area[i];
-        PyObject *item = Py_BuildValue("KKIO", a->iova, a->size, a->prot, a->source ? Py_True : Py_False);
+        PyObject *item = Py_BuildValue("KKIi", a->iova, a->size, a->prot, (int)vfu_source_access(a->source));
         if (!item || PyList_Append(list, item) < 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
@@ -98,9 +100,11 @@ static PyObject *ioas_areas(IoasObject *self, PyObject *unused)
 
 static PyObject *dma_failed(int error, unsigned long long iova, unsigned long long length, const char *what)
 {
-    static const char *const why[] = {"the range is not mapped, or only messages reach it", "permission denied"};
+    const char *why = error == -EPERM ? "permission denied"
+                      : error == -EIO ? "the client's file refuses"
+                                      : "the range is not mapped, or only messages reach it, or its file was cut";
 
-    return raise_errno(DmaError, -error, "%s %llu bytes at IOVA %#llx: %s", what, length, iova, why[error == -EPERM]);
+    return raise_errno(DmaError, -error, "%s %llu bytes at IOVA %#llx: %s", what, length, iova, why);
 }
 
 static bool bus_master(IoasObject *self, unsigned long long iova, unsigned long long length)
@@ -114,15 +118,14 @@ static bool bus_master(IoasObject *self, unsigned long long iova, unsigned long 
 static int one_extent(IoasObject *self, PyObject *list, unsigned long long iova, unsigned long long left, unsigned prot,
                       vfu_extent *extent)
 {
-    uint8_t *address;
-    int error = vfu_ioas_extent(&self->ioas, iova, left, prot, extent, &address);
+    int error = vfu_ioas_extent(&self->ioas, iova, left, prot, extent);
     PyObject *item;
 
     if (error) {
         dma_failed(error, iova, left, prot & VFU_PROT_WRITE ? "cannot write" : "cannot read");
         return -1;
     }
-    item = Py_BuildValue("KKO", extent->iova, extent->length, extent->mapped ? Py_True : Py_False);
+    item = Py_BuildValue("KKO", extent->iova, extent->length, extent->source ? Py_True : Py_False);
     if (!item || PyList_Append(list, item) < 0) {
         Py_XDECREF(item);
         return -1;
@@ -149,11 +152,16 @@ static PyObject *ioas_plan(IoasObject *self, PyObject *args)
     return list;
 }
 
+static bool keeps_gil(const IoasObject *self, Py_ssize_t length)
+{
+    return length < LARGE && !self->ioas.files;
+}
+
 static int read_some(IoasObject *self, unsigned long long iova, void *to, Py_ssize_t length)
 {
     int error;
 
-    if (length < LARGE)
+    if (keeps_gil(self, length))
         return vfu_ioas_read(&self->ioas, iova, to, (uint64_t)length);
     Py_BEGIN_ALLOW_THREADS
     error = vfu_ioas_read(&self->ioas, iova, to, (uint64_t)length);
@@ -207,7 +215,7 @@ static PyObject *ioas_write(IoasObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "Ky*:write", &iova, &buffer))
         return NULL;
     if (bus_master(self, iova, (unsigned long long)buffer.len)) {
-        if (buffer.len < LARGE) {
+        if (keeps_gil(self, buffer.len)) {
             error = vfu_ioas_write(&self->ioas, iova, buffer.buf, (uint64_t)buffer.len);
         } else {
             Py_BEGIN_ALLOW_THREADS
@@ -252,10 +260,10 @@ static PyObject *get_bytes(IoasObject *self, void *closure)
 
 static PyMethodDef methods[] = {
     {"map", (PyCFunction)(void (*)(void))ioas_map, METH_VARARGS | METH_KEYWORDS,
-     "map(iova, size, prot, fd=-1, offset=0): adds an area."},
+     "map(iova, size, prot, fd=-1, offset=0, ways=ACCESS_MAPPED): adds an area."},
     {"unmap", (PyCFunction)ioas_unmap, METH_VARARGS, "unmap(iova, size): removes every area wholly inside."},
     {"clear", (PyCFunction)ioas_clear, METH_NOARGS, "Removes every area; how many there were."},
-    {"areas", (PyCFunction)ioas_areas, METH_NOARGS, "(iova, size, prot, mapped) of every area, in order."},
+    {"areas", (PyCFunction)ioas_areas, METH_NOARGS, "(iova, size, prot, access) of every area, in order."},
     {"plan", (PyCFunction)ioas_plan, METH_VARARGS, "plan(iova, length, prot): the access cut at area borders."},
     {"read", (PyCFunction)ioas_read, METH_VARARGS, "read(iova, length) -> bytes"},
     {"read_into", (PyCFunction)ioas_read_into, METH_VARARGS, "read_into(iova, buffer)"},

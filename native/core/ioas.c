@@ -63,7 +63,7 @@ static int room_for_one(vfu_ioas *ioas)
     return 0;
 }
 
-static int insert(vfu_ioas *ioas, vfu_area area, int fd)
+static int insert(vfu_ioas *ioas, vfu_area area, int fd, uint32_t ways)
 {
     size_t at = first_reaching(ioas, area.iova);
     int error = 0;
@@ -74,18 +74,19 @@ static int insert(vfu_ioas *ioas, vfu_area area, int fd)
     if (error)
         return error;
     if (fd >= 0) {
-        area.source = vfu_source_get(fd, area.offset, area.size, area.prot, &error);
+        area.source = vfu_source_get(fd, area.offset, area.size, area.prot, ways, &error);
         if (!area.source)
             return error;
     }
     memmove(&ioas->area[at + 1], &ioas->area[at], (ioas->count - at) * sizeof(area));
     ioas->area[at] = area;
     ioas->count++;
+    ioas->files += vfu_source_access(area.source) == VFU_ACCESS_FILE;
     ioas->bytes += area.size;
     return 0;
 }
 
-int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, int fd, uint64_t offset)
+int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, int fd, uint64_t offset, uint32_t ways)
 {
     vfu_area area = {.iova = iova, .size = size, .offset = offset, .prot = prot};
     int error;
@@ -93,7 +94,7 @@ int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, in
     if (wraps(iova, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
         return -EINVAL;
     pthread_rwlock_wrlock(&ioas->lock);
-    error = insert(ioas, area, fd);
+    error = insert(ioas, area, fd, ways);
     pthread_rwlock_unlock(&ioas->lock);
     return error;
 }
@@ -102,6 +103,7 @@ static void release(vfu_ioas *ioas, size_t from, size_t to)
 {
     for (size_t i = from; i < to; i++) {
         ioas->bytes -= ioas->area[i].size;
+        ioas->files -= vfu_source_access(ioas->area[i].source) == VFU_ACCESS_FILE;
         if (ioas->area[i].source)
             vfu_source_put(ioas->area[i].source);
     }
@@ -149,8 +151,7 @@ size_t vfu_ioas_clear(vfu_ioas *ioas)
     return removed;
 }
 
-int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent,
-                    uint8_t **address)
+int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent)
 {
     size_t at = first_reaching(ioas, iova);
     const vfu_area *a;
@@ -162,39 +163,37 @@ int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32
     if ((a->prot & prot) != prot)
         return -EPERM;
     room = a->size - (iova - a->iova);
-    *extent = (vfu_extent){.iova = iova, .length = length < room ? length : room, .mapped = a->source != NULL};
-    *address = a->source ? vfu_source_at(a->source, a->offset + (iova - a->iova)) : NULL;
+    *extent = (vfu_extent){.iova = iova, .length = length < room ? length : room, .source = a->source,
+                           .offset = a->offset + (iova - a->iova)};
     return 0;
 }
 
 static int check(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot)
 {
     vfu_extent extent;
-    uint8_t *address;
 
     if (length && wraps(iova, length))
         return -EFAULT;
     for (uint64_t done = 0; done < length; done += extent.length) {
-        int error = vfu_ioas_extent(ioas, iova + done, length - done, prot, &extent, &address);
+        int error = vfu_ioas_extent(ioas, iova + done, length - done, prot, &extent);
         if (error)
             return error;
-        if (!address)
+        if (!extent.source)
             return -EFAULT;
     }
     return 0;
 }
 
-/* One direction of a copy, already checked: it fails only where a file was cut since. */
+/* One direction of a copy, already checked: it fails only where a file was cut since, or refuses. */
 static int transfer(const vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length, bool to_space)
 {
     vfu_extent extent;
-    uint8_t *address;
     int error = 0;
 
     for (uint64_t done = 0; !error && done < length; done += extent.length) {
-        vfu_ioas_extent(ioas, iova + done, length - done, 0, &extent, &address);
-        error = to_space ? vfu_guard_copy(address, buffer + done, extent.length)
-                         : vfu_guard_copy(buffer + done, address, extent.length);
+        vfu_ioas_extent(ioas, iova + done, length - done, 0, &extent);
+        error = to_space ? vfu_source_write(extent.source, extent.offset, buffer + done, extent.length)
+                         : vfu_source_read(extent.source, extent.offset, buffer + done, extent.length);
     }
     return error;
 }
@@ -226,7 +225,6 @@ int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t len
 int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length)
 {
     vfu_extent in, out;
-    uint8_t *from, *to;
     int error;
 
     pthread_rwlock_rdlock(&ioas->lock);
@@ -234,9 +232,9 @@ int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_
     if (!error)
         error = check(ioas, destination, length, VFU_PROT_WRITE);
     for (uint64_t done = 0; !error && done < length; done += out.length) {
-        vfu_ioas_extent(ioas, source + done, length - done, 0, &in, &from);
-        vfu_ioas_extent(ioas, destination + done, in.length, 0, &out, &to);
-        error = vfu_guard_copy(to, from, out.length);
+        vfu_ioas_extent(ioas, source + done, length - done, 0, &in);
+        vfu_ioas_extent(ioas, destination + done, in.length, 0, &out);
+        error = vfu_source_copy(in.source, in.offset, out.source, out.offset, out.length);
     }
     pthread_rwlock_unlock(&ioas->lock);
     return error;

@@ -1,52 +1,97 @@
 #include "source.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "file.h"
 #include "guard.h"
+
+enum { BOUNCE = 16384, SHARE_OF_DESCRIPTORS = 4 };
 
 struct vfu_source {
     vfu_source *next;
     dev_t device;
     ino_t inode;
-    bool writable, shared; /* shared: found again by (device, inode, writable) */
-    uint8_t *base;
-    uint64_t start, length; /* the bytes of the file that are mapped */
+    bool sized; /* it has all of a file, so it is found again by (device, inode, prot, how it is reached) */
+    uint32_t prot;
+    uint8_t *base; /* NULL: reached by file I/O on `fd` */
+    int fd;
+    uint64_t start, length; /* the bytes of the file that are reached */
     size_t users;
 };
 
+/* What is asked for: bytes [offset, offset + size) of a file, reached in one way. */
+typedef struct {
+    int fd;
+    struct stat st;
+    bool sized;
+    uint64_t offset, size;
+    uint32_t prot;
+    enum vfu_access access;
+} Wanted;
+
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static vfu_source *registry;
+static size_t descriptors; /* that sources keep */
 
-static vfu_source *find(const struct stat *st, bool writable, uint64_t end)
+static vfu_source *find(const Wanted *w)
 {
     for (vfu_source *s = registry; s; s = s->next)
-        if (s->shared && s->inode == st->st_ino && s->device == st->st_dev && s->writable == writable &&
-            s->start + s->length >= end)
+        if (s->sized && s->inode == w->st.st_ino && s->device == w->st.st_dev && s->prot == w->prot &&
+            vfu_source_access(s) == w->access && s->start + s->length >= w->offset + w->size)
             return s;
     return NULL;
 }
 
-/* Regular files are mapped whole, so that every later area of the file is a table insert. What has no size of its own
- * (a device, a dma-buf) is mapped piece by piece. */
-static vfu_source *map_file(int fd, const struct stat *st, uint64_t offset, uint64_t size, bool writable, int *error)
+static int map_file(vfu_source *s, const Wanted *w)
 {
-    bool shared = S_ISREG(st->st_mode);
-    vfu_source *s = calloc(1, sizeof(*s));
+    int protection = PROT_READ | (s->prot & VFU_PROT_WRITE ? PROT_WRITE : 0);
 
     vfu_guard_install();
+    s->base = mmap(NULL, s->length, protection, MAP_SHARED | MAP_NORESERVE, w->fd, (off_t)s->start);
+    if (s->base == MAP_FAILED)
+        return errno == EACCES ? -EPERM : -errno;
+    return 0;
+}
+
+/* Clients choose how many files they bring; the server needs descriptors for everything else. */
+static bool too_many_descriptors(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && descriptors >= limit.rlim_cur / SHARE_OF_DESCRIPTORS;
+}
+
+static int keep_file(vfu_source *s, const Wanted *w)
+{
+    if (too_many_descriptors())
+        return -ENOSPC;
+    s->fd = fcntl(w->fd, F_DUPFD_CLOEXEC, 3);
+    if (s->fd < 0)
+        return -errno;
+    descriptors++;
+    return 0;
+}
+
+/* Files that have a size are taken whole, so that every later area of the file is a table insert. Others (a device, a
+ * dma-buf) are taken piece by piece. */
+static vfu_source *make(const Wanted *w, int *error)
+{
+    vfu_source *s = calloc(1, sizeof(*s));
+
     if (!s) {
         *error = -ENOMEM;
         return NULL;
     }
-    *s = (vfu_source){.device = st->st_dev, .inode = st->st_ino, .writable = writable, .shared = shared,
-                      .start = shared ? 0 : offset, .length = shared ? (uint64_t)st->st_size : size};
-    s->base = mmap(NULL, s->length, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED | MAP_NORESERVE, fd,
-                   (off_t)s->start);
-    if (s->base == MAP_FAILED) {
-        *error = errno == EACCES ? -EPERM : -errno;
+    *s = (vfu_source){.device = w->st.st_dev, .inode = w->st.st_ino, .prot = w->prot, .sized = w->sized, .fd = -1,
+                      .start = w->sized ? 0 : w->offset, .length = w->sized ? (uint64_t)w->st.st_size : w->size};
+    *error = w->access == VFU_ACCESS_MAPPED ? map_file(s, w) : keep_file(s, w);
+    if (*error) {
         free(s);
         return NULL;
     }
@@ -55,29 +100,56 @@ static vfu_source *map_file(int fd, const struct stat *st, uint64_t offset, uint
     return s;
 }
 
-vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot, int *error)
+static vfu_source *get_in_one_way(Wanted *w, enum vfu_access access, uint32_t prot, int *error)
 {
-    bool writable = prot & VFU_PROT_WRITE;
-    struct stat st;
     vfu_source *s;
 
-    if (fstat(fd, &st) < 0) {
-        *error = -errno;
+    w->access = access;
+    w->prot = access == VFU_ACCESS_MAPPED ? prot | VFU_PROT_READ : prot; /* a mapping is always readable */
+    *error = vfu_file_permits(w->fd, w->prot & VFU_PROT_READ, w->prot & VFU_PROT_WRITE);
+    if (!*error && access == VFU_ACCESS_FILE)
+        *error = vfu_file_check(w->fd, w->prot & VFU_PROT_WRITE);
+    if (*error)
         return NULL;
-    }
-    if (offset > INT64_MAX || size > INT64_MAX - offset ||
-        (S_ISREG(st.st_mode) && offset + size > (uint64_t)st.st_size)) {
-        *error = -EINVAL;
-        return NULL;
-    }
     pthread_mutex_lock(&registry_lock);
-    s = find(&st, writable, offset + size);
+    s = find(w);
     if (!s)
-        s = map_file(fd, &st, offset, size, writable, error);
+        s = make(w, error);
     if (s)
         s->users++;
     pthread_mutex_unlock(&registry_lock);
     return s;
+}
+
+vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot, uint32_t ways, int *error)
+{
+    Wanted w = {.fd = fd, .offset = offset, .size = size};
+    vfu_source *s = NULL;
+
+    if (fstat(fd, &w.st) < 0) {
+        *error = -errno;
+        return NULL;
+    }
+    w.sized = vfu_file_has_size(fd, &w.st);
+    *error = -EINVAL;
+    if (offset > INT64_MAX || size > INT64_MAX - offset || (w.sized && offset + size > (uint64_t)w.st.st_size))
+        return NULL;
+    if (ways & VFU_ACCESS_MAPPED)
+        s = get_in_one_way(&w, VFU_ACCESS_MAPPED, prot, error);
+    if (!s && ways & VFU_ACCESS_FILE)
+        s = get_in_one_way(&w, VFU_ACCESS_FILE, prot, error);
+    return s;
+}
+
+static void drop(vfu_source *s)
+{
+    if (s->base) {
+        munmap(s->base, s->length);
+    } else {
+        close(s->fd);
+        descriptors--;
+    }
+    free(s);
 }
 
 void vfu_source_put(vfu_source *source)
@@ -89,13 +161,55 @@ void vfu_source_put(vfu_source *source)
         while (*link != source)
             link = &(*link)->next;
         *link = source->next;
-        munmap(source->base, source->length);
-        free(source);
+        drop(source);
     }
     pthread_mutex_unlock(&registry_lock);
 }
 
-uint8_t *vfu_source_at(const vfu_source *source, uint64_t offset)
+/* -- moving bytes -------------------------------------------------------------------------------------------------- */
+
+enum vfu_access vfu_source_access(const vfu_source *source)
+{
+    if (!source)
+        return VFU_ACCESS_MESSAGES;
+    return source->base ? VFU_ACCESS_MAPPED : VFU_ACCESS_FILE;
+}
+
+static uint8_t *mapped_at(const vfu_source *source, uint64_t offset)
 {
     return source->base + (offset - source->start);
+}
+
+int vfu_source_read(const vfu_source *source, uint64_t offset, void *to, uint64_t length)
+{
+    return source->base ? vfu_guard_copy(to, mapped_at(source, offset), length)
+                        : vfu_file_read(source->fd, offset, to, length);
+}
+
+int vfu_source_write(const vfu_source *source, uint64_t offset, const void *from, uint64_t length)
+{
+    return source->base ? vfu_guard_copy(mapped_at(source, offset), from, length)
+                        : vfu_file_write(source->fd, source->sized, offset, from, length);
+}
+
+static int copy_between_files(const vfu_source *from, uint64_t at, const vfu_source *to, uint64_t offset, uint64_t length)
+{
+    uint8_t bounce[BOUNCE];
+    int error = 0;
+
+    for (uint64_t done = 0, part; !error && done < length; done += part) {
+        part = length - done < BOUNCE ? length - done : BOUNCE;
+        error = vfu_file_read(from->fd, at + done, bounce, part);
+        if (!error)
+            error = vfu_file_write(to->fd, to->sized, offset + done, bounce, part);
+    }
+    return error;
+}
+
+int vfu_source_copy(const vfu_source *from, uint64_t at, const vfu_source *to, uint64_t offset, uint64_t length)
+{
+    if (from->base)
+        return vfu_source_write(to, offset, mapped_at(from, at), length);
+    return to->base ? vfu_file_read(from->fd, at, mapped_at(to, offset), length)
+                    : copy_between_files(from, at, to, offset, length);
 }

@@ -41,7 +41,7 @@ def _pack(number: int, *values: int) -> bytes:
 WRITES = [{"offset": SCRATCH, "region": 0, "count": 4, "data": bytes(8)}]
 ROWS = {
     "VERSION": Row(Version.request.build(major=0, minor=0, data=QEMU_JSON)),
-    "DMA_MAP": Row(_pack(2, 32, 3, 0, PAGE, PAGE), flags=0b11),
+    "DMA_MAP": Row(_pack(2, 32, 3, 0, PAGE, PAGE), flags=0b11),  # the modes need a descriptor
     "DMA_UNMAP": Row(_pack(3, 24, 2, 0, 0), flags=0b10),
     "DEVICE_GET_INFO": Row(_pack(4, 16, 0, 0, 0)),
     "DEVICE_GET_REGION_INFO": Row(_pack(5, 32, 0, 0, 0, 0, 0)),

@@ -8,6 +8,8 @@ import pytest
 
 from tests.session.device import LittleDevice
 from tests.session.harness import Message, Wire
+from vfuserver._core import Gate
+from vfuserver.iommu import AreaAccess
 from vfuserver.session import SessionOptions
 from vfuserver.session.commands.dma_map import DmaMap
 from vfuserver.session.commands.dma_unmap import DmaUnmap
@@ -46,7 +48,8 @@ def areas(wire: Wire) -> list[tuple[int, int]]:
 def test_map_with_a_descriptor_is_mapped_and_the_descriptor_is_not_kept_twice(wire: Wire, memory: int) -> None:
     assert map_(wire, 0x10000, MIB, (memory,)) == 0
     assert map_(wire, 0x10000 + MIB, PAGE, (memory,), offset=PAGE) == 0
-    assert wire.session.connection.ioas.areas() == [(0x10000, MIB, 3, True), (0x10000 + MIB, PAGE, 3, True)]
+    mapped = AreaAccess.MAPPED
+    assert wire.session.connection.ioas.areas() == [(0x10000, MIB, 3, mapped), (0x10000 + MIB, PAGE, 3, mapped)]
 
 
 def test_map_reply_has_no_payload(wire: Wire, memory: int) -> None:
@@ -56,21 +59,53 @@ def test_map_reply_has_no_payload(wire: Wire, memory: int) -> None:
 
 def test_map_without_a_descriptor_is_reached_by_messages_only(wire: Wire) -> None:
     assert map_(wire, 0, PAGE, offset=123) == 0
-    assert wire.session.connection.ioas.areas() == [(0, PAGE, 3, False)]
+    assert wire.session.connection.ioas.areas() == [(0, PAGE, 3, AreaAccess.MESSAGES)]
+
+
+WAYS = {
+    3: AreaAccess.MAPPED,
+    7: AreaAccess.MAPPED,
+    11: AreaAccess.FILE,
+    15: AreaAccess.MAPPED,
+}
+
+
+@pytest.mark.parametrize("flags", WAYS)
+def test_mode_bits_say_how_a_descriptor_is_used(wire: Wire, memory: int, flags: int) -> None:
+    """field-notes A.1: bit 2 is mmap, bit 3 file I/O; neither is a client from before them, and mmap."""
+    assert map_(wire, 0, PAGE, (memory,), flags=flags) == 0
+    assert wire.session.connection.ioas.areas() == [(0, PAGE, 3, WAYS[flags])]
+
+
+@pytest.mark.parametrize("flags", [7, 11, 15])
+def test_a_mode_without_a_descriptor_is_einval(wire: Wire, flags: int) -> None:
+    """field-notes A.1."""
+    assert map_(wire, 0, PAGE, flags=flags) == errno.EINVAL
+    assert areas(wire) == []
+
+
+def test_file_io_needs_no_aligned_offset(wire: Wire, memory: int) -> None:
+    assert map_(wire, 0, PAGE, (memory,), flags=11, offset=5) == 0
+    os.pwrite(memory, b"at five", 5)
+    wire.session.connection.backend.gate.set(Gate.MASTER)
+    assert wire.session.connection.memory.read_now(0, 7) == b"at five"
 
 
 REFUSED = {
     "argsz": ({"argsz": 31}, errno.EINVAL),
     "no permission": ({"flags": 0}, errno.EINVAL),
-    "mode bit 2": ({"flags": 7}, errno.EINVAL),
-    "mode bit 3": ({"flags": 11}, errno.EINVAL),
+    "a mode, but no permission": ({"flags": 12}, errno.EINVAL),
+    "bit 4": ({"flags": 19}, errno.EINVAL),
     "bit 31": ({"flags": 1 << 31 | 3}, errno.EINVAL),
     "size 0": ({"size": 0}, errno.EINVAL),
     "size misaligned": ({"size": PAGE + 1}, errno.EINVAL),
     "address misaligned": ({"address": 0x800}, errno.EINVAL),
     "wrap": ({"address": TOP - PAGE, "size": 2 * PAGE}, errno.EINVAL),
     "offset misaligned": ({"offset": 1}, errno.EINVAL),
+    "offset misaligned, mode mmap": ({"flags": 7, "offset": 1}, errno.EINVAL),
+    "offset misaligned, both modes": ({"flags": 15, "offset": 1}, errno.EINVAL),
     "beyond the file": ({"offset": MIB}, errno.EINVAL),
+    "beyond the file, mode file I/O": ({"flags": 11, "offset": MIB}, errno.EINVAL),
     "offset wraps": ({"offset": TOP - PAGE}, errno.EINVAL),
 }
 

@@ -7,6 +7,7 @@ from vfuserver.session.commands.dma_map import DmaMap, DmaMapFlags
 from vfuserver.session.commands.dma_unmap import DmaUnmap, DmaUnmapFlags
 
 READ_WRITE = DmaMapFlags.READ | DmaMapFlags.WRITE
+NO_MODE = DmaMapFlags(0)
 
 
 class DmaCommands(ClientBase):
@@ -20,12 +21,17 @@ class DmaCommands(ClientBase):
         offset: int = 0,
         size: int | None = None,
         access: DmaMapFlags = READ_WRITE,
+        mode: DmaMapFlags = NO_MODE,
         share: bool = True,
     ) -> None:
-        """Maps `size` bytes (None: the rest) of guest memory at `iova`. Not `share`: no fd, so by messages only."""
+        """Maps `size` bytes (None: the rest) of guest memory at `iova`. Not `share`: no fd, so by messages only.
+
+        `mode` says what the server may do with the fd: MMAP, FILE_IO, or both; none is what clients from before the
+        modes send, and means MMAP.
+        """
         length = memory.size - offset if size is None else size
         mapping = Mapping(iova, length, memory, offset, access)
-        request = DmaMap.request.pack(DmaMap.request.size, access, offset if share else 0, iova, length)
+        request = DmaMap.request.pack(DmaMap.request.size, access | mode, offset if share else 0, iova, length)
         self.guest.add(mapping)
         try:
             await self.ask(DmaMap, request, [memory.fd] if share else [])

@@ -4,5 +4,6 @@ It must not know sessions, commands or devices.
 """
 
 from vfuserver.iommu.access import Access, MessagePort
+from vfuserver.iommu.area import AreaAccess
 
-__all__ = ["Access", "MessagePort"]
+__all__ = ["Access", "AreaAccess", "MessagePort"]

@@ -4,6 +4,7 @@ import errno
 from enum import IntFlag
 
 from vfuserver.errors import CommandError
+from vfuserver.iommu import AreaAccess
 from vfuserver.session.command import Command, Request, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.options import PAGE
@@ -15,15 +16,29 @@ class DmaMapFlags(IntFlag):
 
     READ = 1 << 0
     WRITE = 1 << 1
+    MMAP = 1 << 2
+    """The descriptor may be mapped."""
+    FILE_IO = 1 << 3
+    """The descriptor may be read and written, at the offset of the area."""
 
 
-ALLOWED = int(DmaMapFlags.READ | DmaMapFlags.WRITE)  # an integer: ~ of an IntFlag knows only its own bits
+PERMISSIONS = int(DmaMapFlags.READ | DmaMapFlags.WRITE)  # integers: ~ of an IntFlag knows only its own bits
+MODES = int(DmaMapFlags.MMAP | DmaMapFlags.FILE_IO)
+WAYS = {
+    0: AreaAccess.MAPPED,  # clients from before there were modes
+    int(DmaMapFlags.MMAP): AreaAccess.MAPPED,
+    int(DmaMapFlags.FILE_IO): AreaAccess.FILE,
+    MODES: AreaAccess.MAPPED | AreaAccess.FILE,
+}
+"""How the descriptor of a DMA_MAP may be used, by its mode bits."""
 
 
 class DmaMap(Command, number=2, name="DMA_MAP"):
-    """VFIO_USER_DMA_MAP: with a descriptor the range is mapped from it, without one only messages reach it.
+    """VFIO_USER_DMA_MAP: with a descriptor the range is reached through it, without one only messages reach it.
 
-    S1.10: argsz, alignment, wrap, permission and undefined flag bits EINVAL; overlap EEXIST; too many areas ENOSPC.
+    The mode bits say how: mapped (also where neither is set), by file I/O, or (both) by file I/O where it cannot be
+    mapped. S1.10: argsz, alignment, wrap, permission and undefined flag bits EINVAL, a mode without a descriptor too;
+    overlap EEXIST; too many areas ENOSPC.
     """
 
     max_fds = 1
@@ -34,14 +49,25 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
         """Adds one area."""
         argsz, flags, offset, address, size = request.integers
         need_argsz(argsz, cls.request.size)
-        if flags & ~ALLOWED or not flags:
-            raise CommandError(errno.EINVAL, f"flags {flags:#x}, must be READ (1), WRITE (2) or both")
+        if flags & ~(PERMISSIONS | MODES) or not flags & PERMISSIONS:
+            text = "must be READ (1), WRITE (2) or both, and perhaps MMAP (4) and FILE_IO (8)"
+            raise CommandError(errno.EINVAL, f"flags {flags:#x}, {text}")
         check_range(connection, address, size)
-        fd = request.fds[0] if len(request.fds) else -1
-        if fd >= 0 and offset % PAGE:
-            raise CommandError(errno.EINVAL, f"file offset {offset:#x}, must be a multiple of {PAGE}")
-        connection.ioas.map(address, size, flags, fd, offset if fd >= 0 else 0)
+        prot, mode = flags & PERMISSIONS, flags & MODES
+        if len(request.fds):
+            cls._map_file(connection, (address, size, prot, request.fds[0], offset), WAYS[mode])
+        elif mode:
+            raise CommandError(errno.EINVAL, f"flags {flags:#x} name a mode, must come with a descriptor")
+        else:
+            connection.ioas.map(address, size, prot)
         return b""
+
+    @staticmethod
+    def _map_file(connection: Connection, area: tuple[int, int, int, int, int], ways: AreaAccess) -> None:
+        offset = area[-1]
+        if ways & AreaAccess.MAPPED and offset % PAGE:
+            raise CommandError(errno.EINVAL, f"file offset {offset:#x}, must be a multiple of {PAGE} to be mapped")
+        connection.ioas.map(*area, ways)
 
 
 def smallest_page(connection: Connection) -> int:
