@@ -54,6 +54,7 @@ SESSION: Final[Mapping[str, Check]] = {
     "max_msg_fds": _number,
     "max_dma_maps": _number,
     "write_multiple": _flag,
+    "twin_socket": _flag,
     "deadline": _typed((int, float), "a time in seconds"),
     "quirks": _typed(dict, "a table"),
 }

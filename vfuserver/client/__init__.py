@@ -3,7 +3,7 @@
 It works against any vfio-user server and knows nothing of ours.
 """
 
-from vfuserver.client.base import QEMU_PROPOSAL
+from vfuserver.client.base import QEMU_PROPOSAL, TWIN_PROPOSAL
 from vfuserver.client.channel import Channel, Reply
 from vfuserver.client.client import Client
 from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
@@ -14,6 +14,7 @@ from vfuserver.client.io_fds import IoFd, RegionIoFds
 
 __all__ = [
     "QEMU_PROPOSAL",
+    "TWIN_PROPOSAL",
     "Channel",
     "Client",
     "DeviceInfo",

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -41,9 +42,18 @@ class Reply(NamedTuple):
 class Channel:
     """One connection of a client, from a connected socket (owned from now on) to `close`."""
 
-    def __init__(self, sock: socket.socket, serve: Serve, *, max_transfer: int, timeout: float) -> None:
-        """`timeout` is in seconds, for each waited command."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        serve: Serve,
+        *,
+        max_transfer: int,
+        timeout: float,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
+        """`timeout` is in seconds, for each waited command; `on_end(reason)` is told of the end of the connection."""
         self.timeout = timeout
+        self._on_end = on_end
         self.stream = Stream(serve, self._take_reply, max_transfer=max_transfer)
         self.stream.negotiated = True
         sock.setblocking(False)
@@ -98,9 +108,34 @@ class Channel:
             return
         if self.ended is None:
             self._flush()
-        self._end("the client has closed the connection")
+        self.end("the client has closed the connection")
         self.stream.close()
         self._socket.close()
+
+    def end(self, reason: str) -> None:
+        """The connection is over: nothing is read or sent any more, whoever waits for a reply gets `reason`."""
+        if self.ended is not None:
+            return
+        self.ended = reason
+        self._loop.remove_reader(self._socket.fileno())
+        self._watch_writable(False)
+        self._drained.set()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(DisconnectedError(reason))
+        if self._on_end is not None:
+            self._on_end(reason)
+
+    def end_after_reading(self, reason: str) -> None:
+        """The same, after everything that the server had sent was taken in."""
+        if self.ended is not None:
+            return
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while self.ended is None and self.stream.wants_read and poll.poll(0):
+            self._readable()
+        self.end(reason)
 
     # -- inside
 
@@ -143,9 +178,9 @@ class Channel:
     def _after(self, flags: int) -> None:
         if flags & Pump.BROKEN:
             reason = self.stream.broken or os.strerror(self._pump.error)
-            self._end(f"the stream from the server is broken: {reason}")
+            self.end(f"the stream from the server is broken: {reason}")
         elif flags & Pump.EOF:
-            self._end("the server has closed the connection")
+            self.end("the server has closed the connection")
         else:
             self._watch_writable(bool(flags & Pump.WRITE))
         if self.stream.queued <= QUEUE_LIMIT:
@@ -157,15 +192,3 @@ class Channel:
         elif self._writing and not wanted:
             self._loop.remove_writer(self._socket.fileno())
         self._writing = wanted
-
-    def _end(self, reason: str) -> None:
-        if self.ended is not None:
-            return
-        self.ended = reason
-        self._loop.remove_reader(self._socket.fileno())
-        self._watch_writable(False)
-        self._drained.set()
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(DisconnectedError(reason))

@@ -1,21 +1,19 @@
-"""One accepted socket: the C pump (recvmsg -> Stream.feed -> sendmsg) driven by a loop's readiness callbacks.
+"""One accepted socket, the twin socket that may come with it, and the session behind them.
 
-Level-triggered: one recvmsg a callback, so a busy connection never starves another. It must not know commands or
-devices. The socket is read only while the stream wants to be (bounded queues), and written to when it was full.
+It must not know commands or devices. The sockets are moved by lanes; here is what their ends mean: a connection lives
+as long as both of its sockets, and what the client had sent before one ended is served.
 """
 
 import asyncio
-import logging
 import select
 import socket
 from collections.abc import Callable
 from functools import partial
 
-from vfuserver._core import Pump
+from vfuserver._core import Pump, Stream
+from vfuserver.engine.lane import Lane
 from vfuserver.session import Session, SessionOptions
 from vfuserver.vfio import Backend
-
-log = logging.getLogger("vfuserver.engine")
 
 _GONE = select.POLLHUP | select.POLLERR
 
@@ -42,92 +40,100 @@ class UnixConnection:
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[["UnixConnection"], None],
     ) -> None:
-        sock.setblocking(False)
-        self._socket = sock
         self._loop = loop
         self._on_closed = on_closed
-        self._reading = self._writing = self._ended = self._closed = False
+        self._ended: str | None = None  # why the client sends no more commands
+        self._closed = False
+        self._twin: Lane | None = None
+        self._twin_ended = False
         self.session = Session(
-            backend, options, schedule=loop.call_later, on_output=self._send, watch=partial(_Watch, loop)
+            backend,
+            options,
+            schedule=loop.call_later,
+            on_output=self._send,
+            watch=partial(_Watch, loop),
+            open_lane=self._open_twin,
         )
-        self._pump = Pump(self.session.stream, sock.fileno())
-        self._apply(Pump.READ)
+        self._main = Lane(loop, sock, self.session.stream, self._after_main, self._failed)
+        self._main.watch(Pump.READ)
 
     def close(self, reason: str) -> None:
-        """Ends the session (the device is detached, its client's memory unmapped) and closes the socket."""
+        """Ends the session (the device is detached, its client's memory unmapped) and closes the sockets."""
         if self._closed:
             return
         self._closed = True
-        self._apply(0)
+        lanes = [lane for lane in (self._main, self._twin) if lane is not None]
+        for lane in lanes:
+            lane.stop()
         self.session.close(reason)
-        self._socket.close()
+        for lane in lanes:
+            lane.close()
         self._on_closed(self)
 
     def peer_is_gone(self) -> bool:
         """Takes in what the client has sent; True if it has closed its end (and then the connection is closed)."""
-        poll = select.poll()
-        poll.register(self._socket, _GONE)
-        gone = bool(poll.poll(0))
+        gone = self._main_is(_GONE)
         while not self._closed and gone and not self._ended and self.session.stream.wants_read:
-            self._receive()
+            self._main.receive()
         if gone and not self._closed:
             self.close("the client has closed, and the next one waits")
         if not gone:
-            self._receive()
+            self._main.receive()
         return self._closed
 
-    def _receive(self) -> None:
-        self._step(self._pump.run)
-
     def _send(self) -> None:
-        if not self._closed:
-            self._step(self._pump.flush)
+        self._main.send()
 
-    def _step(self, move: Callable[[], int]) -> None:
-        """One turn of the pump. Our own bug in it costs this connection, and no other."""
-        if self._closed:
-            return
-        try:
-            flags = move()
-        except Exception:
-            log.exception("the connection is closed because of an error of our own")
-            self.close("internal error")
-            return
-        if not self._closed:
-            self._after(flags)
+    def _failed(self) -> None:
+        self.close("internal error")
 
-    def _after(self, flags: int) -> None:
+    def _after_main(self, flags: int) -> None:
         if flags & Pump.BROKEN:
-            self.close(self.session.stream.broken or f"the socket failed: errno {self._pump.error}")
+            self.close(self._main.why_broken())
         elif flags & Pump.EOF and self._ended:
             self.close("the client has gone")
         elif flags & Pump.EOF or self._ended:
-            self._ended = True
-            self._finish()
+            self._finish("the client has closed the connection")
+        elif self._twin_ended and not self._main_is(select.POLLIN):
+            self._finish("the client has closed the twin socket")
         else:
-            self._apply(flags)
+            self._main.watch(flags)
 
-    def _finish(self) -> None:
+    def _finish(self, reason: str) -> None:
         """The client sends no more. What it had sent is served to the end, and what it may still read is sent."""
+        self._ended = self._ended or reason
         stream = self.session.stream
         if stream.held:
-            self._apply(0)
+            self._main.watch(0)
         elif stream.queued:
-            self._apply(Pump.WRITE)
+            self._main.watch(Pump.WRITE)
         else:
-            self.close("the client has closed the connection")
+            self.close(self._ended)
 
-    def _apply(self, flags: int) -> None:
-        reading, writing = bool(flags & Pump.READ), bool(flags & Pump.WRITE)
-        fd = self._socket.fileno()
-        if reading != self._reading:
-            if reading:
-                self._loop.add_reader(fd, self._receive)
-            else:
-                self._loop.remove_reader(fd)
-        if writing != self._writing:
-            if writing:
-                self._loop.add_writer(fd, self._send)
-            else:
-                self._loop.remove_writer(fd)
-        self._reading, self._writing = reading, writing
+    def _main_is(self, events: int) -> bool:
+        """Whether one of these poll events holds for the main socket now."""
+        poll = select.poll()
+        poll.register(self._main.socket, events)
+        return any(found & events for _, found in poll.poll(0))
+
+    # -- the twin socket
+
+    def _open_twin(self, stream: Stream) -> tuple[int, Callable[[], None]]:
+        ours, theirs = socket.socketpair()
+        self._twin = Lane(self._loop, ours, stream, self._after_twin, self._failed)
+        self._twin.watch(Pump.READ)
+        self._loop.call_soon(theirs.close)  # the reply has a copy by then
+        return theirs.fileno(), self._twin.send_soon
+
+    def _after_twin(self, flags: int) -> None:
+        twin = self._twin
+        if twin is None:
+            return
+        if flags & Pump.BROKEN:
+            self.close(f"the twin socket: {twin.why_broken()}")
+        elif flags & Pump.EOF:
+            twin.stop()
+            self._twin_ended = True
+            self._main.send()  # ends the connection once the main socket has nothing more to serve
+        else:
+            twin.watch(flags)

@@ -3,6 +3,7 @@
 It must not know commands, messages' layouts, or event loops.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from vfuserver._core import Ioas, Stream
@@ -13,6 +14,8 @@ from vfuserver.session.log import ConnectionLog
 from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
+from vfuserver.session.ports import OpenLane
+from vfuserver.session.twin import Twin
 from vfuserver.vfio import Backend, Interrupts, Memory
 
 SCM_MAX_FD: Final = 253
@@ -31,7 +34,9 @@ class Connection:
         io_events: IoEventPort,
         outgoing: Outgoing,
         log: ConnectionLog,
+        open_lane: OpenLane | None = None,
     ) -> None:
+        """`open_lane` makes a second socket possible."""
         self.backend = backend
         self.options = options
         self.stream = stream
@@ -42,6 +47,9 @@ class Connection:
         self.irqs = interrupts
         self.io_events = io_events
         self.outgoing = outgoing
+        self.twin: Twin | None = None
+        """The stream of our own commands, if VERSION agreed on one."""
+        self._open_lane = open_lane
         self._access = Access(self.ioas, outgoing)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
@@ -50,6 +58,16 @@ class Connection:
     def most_fds(self) -> int:
         """Descriptors that may go with one message to the client."""
         return min(self.theirs.max_msg_fds, SCM_MAX_FD)
+
+    def offer(self, theirs: Capabilities) -> Capabilities:
+        """What we can, with a client that can do `theirs`: a twin socket is offered once it is open."""
+        ours = self.options.capabilities
+        if theirs.twin_socket and theirs.max_msg_fds and ours.twin_socket and self._open_lane is not None:
+            try:
+                self.twin = Twin(self._open_lane, self.outgoing, self.log)
+            except OSError as error:
+                self.log.error("no twin socket: %s; our commands go over the main one", error.strerror)
+        return replace(ours, twin_socket=self.twin is not None)
 
     def agree(self, theirs: Capabilities, told: set[str]) -> None:
         """VERSION is settled: `theirs` is what the client can, `told` the keys that our reply repeats.
@@ -61,6 +79,8 @@ class Connection:
         self.outgoing.max_transfer = min(ours, theirs.max_data_xfer_size)
         default = Capabilities().max_data_xfer_size
         self.stream.max_transfer = ours if "max_data_xfer_size" in told else max(ours, default)
+        if self.twin is not None:
+            self.twin.stream.max_transfer = self.stream.max_transfer
         self.stream.negotiated = True
 
     def unmap(self, iova: int, size: int) -> int:
@@ -87,3 +107,5 @@ class Connection:
         self.irqs.close()
         self.ioas.clear()
         self.stream.close()
+        if self.twin is not None:
+            self.twin.stream.close()

@@ -23,6 +23,7 @@ class SessionOptions:
 
     `deadline` is in seconds and lies below QEMU's 5 s: a reply that comes after the client's own time-out kills the
     connection (field-notes G). `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
+    `twin_socket` gives a client that proposes it a second socket for our own commands.
     `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
 
@@ -31,6 +32,7 @@ class SessionOptions:
     max_dma_maps: int = MAX_DMA_MAPS
     pgsizes: int = PAGE
     write_multiple: bool = False
+    twin_socket: bool = True
     deadline: float = 4.0
     quirks: Mapping[str, str] = field(default_factory=dict)
     capabilities: Capabilities = field(init=False, repr=False)
@@ -52,6 +54,7 @@ class SessionOptions:
             max_msg_fds=self.max_msg_fds,
             max_dma_maps=self.max_dma_maps,
             write_multiple=self.write_multiple,
+            twin_socket=self.twin_socket,
             pgsizes=self.pgsizes,
             sparse_mmap_fds=self.quirks[quirks.SPARSE_MMAP_FDS] == "agreed",
         )

@@ -12,7 +12,8 @@ of no bytes: nothing else is sent until that is answered, and a reply of the wro
 The rule that must never be broken: no command of the same connection may wait for a DMA reply, because QEMU answers
 only after we have (seen: 5 s, then a dead connection). Code whose completion a command waits for is marked by
 `ANSWERING`; it gets EDEADLK here at once. Somebody else's job may well start a transfer while a command is held: it
-waits until that is answered.
+waits until that is answered, unless it has a socket of its own (`move`, the twin socket). The twin socket does not lift
+the rule itself: a client may well serve both sockets in one thread, and a model must not work with some clients only.
 
 It must not know the IOAS or the device. It imports asyncio for the futures that a caller awaits, inside that call.
 """
@@ -99,6 +100,10 @@ class Outgoing:
         self.max_transfer = 1048576
         """Largest piece in bytes."""
 
+    def move(self, stream: Stream, flush: Callable[[], None]) -> None:
+        """From now on messages go over another stream, the twin socket's. Before the first message."""
+        self._stream, self._flush = stream, flush
+
     async def read(self, iova: int, length: int) -> bytes:
         """Asks the client for bytes. DmaError: EIO, EFAULT, ENODEV, EDEADLK."""
         transfer = self._begin(iova, length, None)
@@ -140,6 +145,16 @@ class Outgoing:
         if not piece.transfer.done.done():
             self._settle(piece, number, error, payload)
         self._send_pieces()
+
+    def misplaced(self, number: int, message_id: int) -> None:
+        """A reply came over the main socket although there is a twin socket: its transfer fails with EIO."""
+        text = f"the reply to command {number} came on the main socket, must come on the twin socket"
+        self._log.warning("message %d: %s", message_id, text)
+        piece = self._pieces.pop(message_id, None)
+        if piece is not None:
+            self._under_way -= piece.count
+            piece.transfer.fail(DmaError(errno.EIO, text))
+            self._send_pieces()
 
     # -- inside
 

@@ -1,10 +1,13 @@
-"""What a session needs from whoever runs it: a clock and, if it has one, a way to watch a descriptor.
+"""What a session needs from whoever runs it: a clock and, if it has them, a way to watch a descriptor and to open a
+second socket.
 
 `loop.call_later` of asyncio and uvloop is a `Schedule` as it is; tests pass a manual one.
 """
 
 from collections.abc import Callable
 from typing import Protocol
+
+from vfuserver._core import Stream
 
 
 class Cancellable(Protocol):
@@ -22,3 +25,11 @@ Schedule = Callable[[float, Callable[[], None]], Cancellable]
 
 Watch = Callable[[int, Callable[[], None]], Cancellable]
 """watch(fd, callback): calls back, in the session's thread, whenever `fd` is readable."""
+
+OpenLane = Callable[[Stream], tuple[int, Callable[[], None]]]
+"""open(stream) -> (peer, flush): a socket pair, with `stream` served on one end until the session is closed.
+
+`peer` is the other end's descriptor. It stays the opener's, who closes it after the present feed has ended (the client
+has its own by then, and the end of that one must be seen). `flush()` says that something was queued; it sends later, so
+it may be called from anywhere. OSError: there is no socket to be had.
+"""

@@ -7,7 +7,7 @@ connection lives), PeerError (the stream means nothing; it closes), anything els
 the client, the traceback to the log).
 
 Who runs a session feeds it (`feed`, or a `Pump` on `stream`), sends what is queued, and calls `close` once the peer
-has gone or `stream.broken` says why the stream ended. `on_output` tells that something was queued meanwhile, outside
+has gone or `broken` says why a stream ended. `on_output` tells that something was queued meanwhile, outside
 of any feed. It must not know sockets or event loops.
 """
 
@@ -34,7 +34,7 @@ from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
-from vfuserver.session.ports import Output, Schedule, Watch
+from vfuserver.session.ports import OpenLane, Output, Schedule, Watch
 from vfuserver.session.quirks import MESSAGE_DMA, REGION_ERRORS
 from vfuserver.session.state import Event, State, next_state
 from vfuserver.vfio import Backend, Later
@@ -60,8 +60,11 @@ class Session:
         schedule: Schedule,
         on_output: Callable[[], None],
         watch: Watch | None = None,
+        open_lane: OpenLane | None = None,
     ) -> None:
         """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds.
+
+        `open_lane` (optional) opens the socket of a second stream, for clients that speak twin socket.
 
         `on_output()` is called when something was queued outside a feed; it may be called from a device's code.
         """
@@ -84,12 +87,18 @@ class Session:
         events = IoEventPort(watch, self.log)
         layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
         outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
-        self.connection = Connection(backend, self.options, self.stream, irqs, events, outgoing, self.log)
+        self.connection = Connection(backend, self.options, self.stream, irqs, events, outgoing, self.log, open_lane)
 
     @property
     def label(self) -> str:
         """Device and connection, as in the log: `edu#3`."""
         return self.log.label
+
+    @property
+    def broken(self) -> str | None:
+        """Why a stream of the connection means nothing any more, or None."""
+        twin = self.connection.twin
+        return self.stream.broken or (twin.stream.broken if twin else None)
 
     @property
     def closed(self) -> bool:
@@ -104,7 +113,7 @@ class Session:
         """Ends the connection: the device is detached, all that came from the client is given back. Idempotent."""
         if self.state is State.CLOSED:
             return
-        broken = self.stream.broken
+        broken = self.broken
         self._enter(Event.CLOSE, "close")
         self._holding.cancel()
         self.connection.cut_off()
@@ -160,7 +169,10 @@ class Session:
         self._inside = True
         try:
             with Descriptors(fds):
-                self.connection.outgoing.take_reply(number, message_id, error, payload)
+                if self.connection.twin is None:
+                    self.connection.outgoing.take_reply(number, message_id, error, payload)
+                else:
+                    self.connection.outgoing.misplaced(number, message_id)
         finally:
             self._inside = False
 

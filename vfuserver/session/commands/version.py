@@ -1,7 +1,7 @@
 """VERSION: what both ends speak. The rules of the JSON are in `vfuserver.session.negotiation`."""
 
 from vfuserver.errors import PeerError
-from vfuserver.session.command import Command, Request
+from vfuserver.session.command import Answer, Command, Request
 from vfuserver.session.connection import Connection
 from vfuserver.session.negotiation import Capabilities, answer, parse_version_data, version_data
 from vfuserver.wire import U16, Layout, Rest
@@ -13,22 +13,24 @@ MAJOR, MINOR = 0, 0
 class Version(Command, number=1, name="VERSION"):
     """VFIO_USER_VERSION: the first message of a client; the reply is 0.0 and a subset of what it proposed.
 
-    `data` is JSON with a terminating NUL, or absent; then the reply has none either.
+    `data` is JSON with a terminating NUL, or absent; then the reply has none either. The reply carries the client's end
+    of the twin socket, if both speak that.
     """
 
     request = Layout("major" / U16, "minor" / U16, "data" / Rest)
     reply = Layout("major" / U16, "minor" / U16, "data" / Rest)
 
     @classmethod
-    def handle(cls, connection: Connection, request: Request) -> bytes:
+    def handle(cls, connection: Connection, request: Request) -> Answer:
         """Settles the connection's limits. PeerError (the connection closes): another major, or bad data."""
         values = request.values
         if values.major != MAJOR:
             raise PeerError(f"VERSION: the major version must be {MAJOR}, not {values.major}.{values.minor}")
         proposed = parse_version_data(values.data)
         theirs = Capabilities.stated(proposed or {})
-        told = answer(proposed or {}, connection.options.capabilities, len(values.data))
+        told = answer(proposed or {}, connection.offer(theirs), len(values.data))
         connection.agree(theirs, set(told))
         connection.log.info("client speaks %d.%d: %s", values.major, values.minor, theirs)
         data = b"" if proposed is None else version_data(told)
-        return cls.reply.build(major=MAJOR, minor=MINOR, data=data)
+        reply = cls.reply.build(major=MAJOR, minor=MINOR, data=data)
+        return (reply, [connection.twin.peer]) if connection.twin else reply

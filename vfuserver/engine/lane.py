@@ -1,0 +1,98 @@
+"""One socket and the C pump (recvmsg -> Stream.feed -> sendmsg) over it, driven by a loop's readiness callbacks.
+
+Level-triggered: one recvmsg a callback, so a busy connection never starves another. The socket is read only while the
+stream wants to be (bounded queues), and written to when it was full. It must not know sessions: what an end of the
+socket or a broken stream means is the owner's to say.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from vfuserver._core import Pump, Stream
+
+log = logging.getLogger("vfuserver.engine")
+
+
+class Lane:
+    """A socket (owned) that moves a stream's bytes, until it is closed."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        stream: Stream,
+        after: Callable[[int], None],
+        failed: Callable[[], None],
+    ) -> None:
+        """`after(flags)` is told of every turn of the pump (Pump.READ...), `failed()` of an error of our own in one."""
+        sock.setblocking(False)
+        self.socket = sock
+        self.stream = stream
+        self._loop = loop
+        self._after, self._failed = after, failed
+        self._pump = Pump(stream, sock.fileno())
+        self._reading = self._writing = self._soon = self._stopped = False
+
+    def receive(self) -> None:
+        """One recvmsg, and the replies."""
+        self._step(self._pump.run)
+
+    def send(self) -> None:
+        """What is queued."""
+        self._step(self._pump.flush)
+
+    def send_soon(self) -> None:
+        """Sends in the next turn of the loop: legal where something of this or another lane is being served."""
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._send_now)
+
+    def why_broken(self) -> str:
+        """What Pump.BROKEN meant."""
+        return self.stream.broken or f"the socket failed: errno {self._pump.error}"
+
+    def watch(self, flags: int) -> None:
+        """Waits for what the pump wants: Pump.READ, Pump.WRITE, both or neither."""
+        reading, writing = bool(flags & Pump.READ), bool(flags & Pump.WRITE)
+        fd = self.socket.fileno()
+        if reading != self._reading:
+            if reading:
+                self._loop.add_reader(fd, self.receive)
+            else:
+                self._loop.remove_reader(fd)
+        if writing != self._writing:
+            if writing:
+                self._loop.add_writer(fd, self.send)
+            else:
+                self._loop.remove_writer(fd)
+        self._reading, self._writing = reading, writing
+
+    def stop(self) -> None:
+        """Nothing is received, sent or told any more; the socket stays open. Idempotent."""
+        if not self._stopped:
+            self._stopped = True
+            self.watch(0)
+
+    def close(self) -> None:
+        """Stops, and closes the socket. Idempotent."""
+        self.stop()
+        self.socket.close()
+
+    def _send_now(self) -> None:
+        self._soon = False
+        self.send()
+
+    def _step(self, move: Callable[[], int]) -> None:
+        """One turn of the pump. Our own bug in it costs this connection, and no other."""
+        if self._stopped:
+            return
+        try:
+            flags = move()
+        except Exception:
+            log.exception("the connection is closed because of an error of our own")
+            self._failed()
+            return
+        if not self._stopped:
+            self._after(flags)
