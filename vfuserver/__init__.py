@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     __version__: str
 
     from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
+    from vfuserver.device.card import Card, Function
     from vfuserver.device.describe import describe
     from vfuserver.device.dma import Dma
     from vfuserver.device.doorbell import Doorbell
     from vfuserver.device.intx import Intx, IntxLine
     from vfuserver.device.job import job
-    from vfuserver.device.loader import list_devices, load
+    from vfuserver.device.loader import list_devices, load, load_model
     from vfuserver.device.option import Option
     from vfuserver.device.pci_device import PciDevice
     from vfuserver.device.state import State
@@ -61,12 +62,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "vfuserver.device.bar": ("Bar", "BoundBar", "GiB", "KiB", "MiB"),
+    "vfuserver.device.card": ("Card", "Function"),
     "vfuserver.device.describe": ("describe",),
     "vfuserver.device.dma": ("Dma",),
     "vfuserver.device.doorbell": ("Doorbell",),
     "vfuserver.device.intx": ("Intx", "IntxLine"),
     "vfuserver.device.job": ("job",),
-    "vfuserver.device.loader": ("list_devices", "load"),
+    "vfuserver.device.loader": ("list_devices", "load", "load_model"),
     "vfuserver.device.option": ("Option",),
     "vfuserver.device.pci_device": ("PciDevice",),
     "vfuserver.device.state": ("State",),
@@ -142,6 +144,7 @@ __all__ = [
     "BarLayout",
     "BarSize",
     "BoundBar",
+    "Card",
     "Client",
     "CommandError",
     "CorrectableError",
@@ -152,6 +155,7 @@ __all__ = [
     "DmaError",
     "Doorbell",
     "ErrorMessage",
+    "Function",
     "GiB",
     "Intx",
     "IntxLine",
@@ -191,6 +195,7 @@ __all__ = [
     "job",
     "list_devices",
     "load",
+    "load_model",
     "suggest",
     "timer",
 ]

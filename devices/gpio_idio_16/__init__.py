@@ -9,14 +9,14 @@ LATCHED = 0x04
 LOW_CHANGED, HIGH_CHANGED = 0x01, 0x02
 
 
-class GpioIdio16(PciDevice):
-    """Eight byte-wide ports. Reading and writing one address often mean different things."""
+class IdioPorts(PciDevice, abstract=True):
+    """Eight byte-wide ports. Reading and writing one address often mean different things.
+
+    What the lines are wired to, a class that derives from it says in `outputs_changed`.
+    """
 
     identity = PciIdentity(vendor=0x494F, device=0x0DC8, class_code=0x118000)
     intx = Intx(pin="A")
-
-    loopback = Option(bool, False, "input n is wired to output n")
-    inputs = Option(int, 0, "level of the 16 inputs at power-on, a bit each (without loopback)")
 
     levels = State(0, doc="the inputs, a bit each")
     enabled = State(False, doc="input changes interrupt")
@@ -43,19 +43,18 @@ class GpioIdio16(PciDevice):
             self.irq_status = self.irq_status | LATCHED | which
             self.intx.raise_()
 
-    def on_reset(self) -> None:
-        """Outputs are off; inputs have the level that was set, or the outputs'."""
-        self.set_inputs(0 if self.loopback else self.inputs)
+    def outputs_changed(self, outputs: int) -> None:
+        """The guest drives the 16 outputs, a bit each."""
 
     @out_low.on_write
     def drive_low(self, value: int) -> None:
         """Outputs 0-7."""
-        self._loop(value | self.out_high << 8)
+        self.outputs_changed(value | self.out_high << 8)
 
     @out_high.on_write
     def drive_high(self, value: int) -> None:
         """Outputs 8-15."""
-        self._loop(self.out_low | value << 8)
+        self.outputs_changed(self.out_low | value << 8)
 
     @in_low.on_write
     def clear_interrupt(self, _value: int) -> None:
@@ -97,6 +96,18 @@ class GpioIdio16(PciDevice):
         self.filters = self.filter_status = filters
         self.all_filters = everything
 
-    def _loop(self, outputs: int) -> None:
+
+class GpioIdio16(IdioPorts):
+    """The card by itself."""
+
+    loopback = Option(bool, False, "input n is wired to output n")
+    inputs = Option(int, 0, "level of the 16 inputs at power-on, a bit each (without loopback)")
+
+    def on_reset(self) -> None:
+        """Outputs are off; inputs have the level that was set, or the outputs'."""
+        self.set_inputs(0 if self.loopback else self.inputs)
+
+    def outputs_changed(self, outputs: int) -> None:
+        """With loopback the inputs follow."""
         if self.loopback:
             self.set_inputs(outputs)

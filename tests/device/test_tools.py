@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vfuserver
-from vfuserver import UsageError, describe, list_devices, load, suggest
+from vfuserver import UsageError, describe, list_devices, load, load_model, suggest
 from vfuserver.testing.local_client import LocalClient
 
 from .conftest import Sample
@@ -47,6 +47,13 @@ def test_list_shows_every_device_with_doc_and_ids() -> None:
     assert listed["edu"].doc.startswith("QEMU's educational device")
 
 
+def test_a_card_is_loaded_as_a_model_and_not_as_a_device() -> None:
+    assert load_model("idio-pair").device_name == "idio-pair"
+    assert load_model("edu") is load("edu")
+    with pytest.raises(UsageError, match="idio-pair must be a device, not a card"):
+        load("idio-pair")
+
+
 def test_name_is_loaded_and_given_to_the_class() -> None:
     found = load("gpio-idio-16")
     assert (found.__name__, found.device_name) == ("GpioIdio16", "gpio-idio-16")
@@ -69,7 +76,7 @@ def test_module_and_class_are_loaded() -> None:
         ("nonesuch", "there is no device nonesuch: there are edu, gpio-idio-16"),
         ("/no/such.py:Mine", "there is no file /no/such.py"),
         ("no.such.module:Mine", "module no.such.module cannot be imported"),
-        ("vfuserver_devices.edu:Nothing", "Nothing must be a PciDevice class; in that file there are: Edu"),
+        ("vfuserver_devices.edu:Nothing", "Nothing must be a PciDevice or Card class; in that file there are: Edu"),
     ],
 )
 def test_device_that_is_not_there_says_what_is(device: str, says: str) -> None:

@@ -2,17 +2,38 @@
 
 import ast
 import json
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from vfuserver import ResetReason, describe, list_devices, load
+from vfuserver import PciDevice, ResetReason, describe, list_devices, load_model
+from vfuserver.device import function_classes, power_on
 from vfuserver.testing.local_client import LocalClient
+
+Make = Callable[[str, int], PciDevice]
 
 HOME = Path(import_module("vfuserver_devices").__path__[0])
 NAMES = [one.name for one in list_devices() if one.origin == "built in"]
+FUNCTIONS = [(name, number) for name in NAMES for number in range(len(function_classes(load_model(name))))]
 every_device = pytest.mark.parametrize("name", NAMES)
+every_function = pytest.mark.parametrize(("name", "number"), FUNCTIONS)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """A function of a device that was powered on; what stands on the same card is there too."""
+    made: list[PciDevice] = []
+
+    def power(name: str, number: int) -> PciDevice:
+        functions = power_on(load_model(name), {})
+        made.extend(functions)
+        return functions[number]
+
+    yield power
+    for one in made:
+        one.close()
 
 
 def folder(name: str) -> Path:
@@ -44,13 +65,13 @@ def test_it_imports_the_public_api_only(name: str) -> None:
 
 @every_device
 def test_its_description_is_json(name: str) -> None:
-    one = describe(load(name))
+    one = describe(load_model(name))
     assert json.loads(json.dumps(one)) == one
 
 
-@every_device
-async def test_every_offset_of_every_bar_can_be_read_and_written(name: str) -> None:
-    device = load(name)()
+@every_function
+async def test_every_offset_of_every_bar_can_be_read_and_written(make: Make, name: str, number: int) -> None:
+    device = make(name, number)
     with LocalClient(device) as client:
         client.enable()
         for bar in device.bars.values():
@@ -62,13 +83,12 @@ async def test_every_offset_of_every_bar_can_be_read_and_written(name: str) -> N
                         client.read(bar.declared.index, row.offset, row.width),
                         row.width,
                     )
-    device.close()
 
 
-@every_device
-def test_reset_is_power_on(name: str) -> None:
+@every_function
+def test_reset_is_power_on(make: Make, name: str, number: int) -> None:
     """S2.30: a device that was reset cannot be told from a new one."""
-    device, fresh = load(name)(), load(name)()
+    device, fresh = make(name, number), make(name, number)
     with LocalClient(device) as client:
         client.enable()
         for bar in device.bars.values():
@@ -77,14 +97,10 @@ def test_reset_is_power_on(name: str) -> None:
         device.reset(ResetReason.MESSAGE)
         assert device.snapshot() == fresh.snapshot()
         assert device.config.image == fresh.config.image
-    device.close()
-    fresh.close()
 
 
-@every_device
-def test_snapshot_restores_into_another_instance(name: str) -> None:
-    device, other = load(name)(), load(name)()
+@every_function
+def test_snapshot_restores_into_another_instance(make: Make, name: str, number: int) -> None:
+    device, other = make(name, number), make(name, number)
     other.restore(device.snapshot())
     assert other.snapshot() == device.snapshot()
-    device.close()
-    other.close()

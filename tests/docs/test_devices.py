@@ -6,32 +6,37 @@ from typing import Any
 import pytest
 
 from tests.docs.blocks import Block, blocks
-from vfuserver import PciDevice, describe
+from vfuserver import Card, describe
+from vfuserver.device.model import Model, is_model
 from vfuserver.errors import UsageError
+from vfuserver.testing.local_client import LocalClient
 
 EXAMPLES = [block for block in blocks("docs/devices.md") if block.language == "python"]
 NUMBERS = count()
 
 
-def run_block(block: Block) -> type[PciDevice]:
-    """Executes an example as a module of its own; its device."""
+def run_block(block: Block) -> Model:
+    """Executes an example as a module of its own; its device, or the card if its devices are functions of one."""
     names: dict[str, Any] = {"__name__": f"example_{next(NUMBERS)}"}
     exec(compile(block.text, f"docs/devices.md:{block.line}", "exec"), names)
-    (device,) = (one for one in names.values() if isinstance(one, type) and one.__module__ == names["__name__"])
-    assert issubclass(device, PciDevice)
-    return device
+    made = [one for one in names.values() if isinstance(one, type) and one.__module__ == names["__name__"]]
+    (model,) = [one for one in made if issubclass(one, Card)] or made
+    assert is_model(model)
+    return model
 
 
-def example(name: str) -> type[PciDevice]:
+def example(name: str) -> Model:
     (block,) = (block for block in EXAMPLES if f"class {name}(" in block.text)
     return run_block(block)
 
 
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"line {block.line}")
 def test_example_is_a_device_that_can_be_made_and_described(block: Block) -> None:
-    device = run_block(block)
-    assert describe(device)["identity"]["vendor"] == 0x1234
-    device().close()
+    model = run_block(block)
+    description = describe(model)
+    for one in description.get("functions", [description]):
+        assert one["identity"]["vendor"] == 0x1234
+    model().close()
 
 
 def test_examples_cover_every_policy_method() -> None:
@@ -47,6 +52,15 @@ def test_framebuffer_keeps_its_power_on_bytes() -> None:
     device.pixels[0:5] = b"other"
     assert device.first_bytes() == b"other"
     device.close()
+
+
+def test_functions_of_a_card_share_it() -> None:
+    card: Any = example("Telegraph")(shift="1")
+    with LocalClient(card.sender) as client:
+        client.enable()
+        client.write(0, 0, 0x40)
+    assert (card.receiver.letter, card.sent) == (0x41, 1)
+    card.close()
 
 
 def test_options_are_checked_and_read_as_attributes() -> None:

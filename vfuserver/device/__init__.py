@@ -1,12 +1,14 @@
 """What a device author writes against, and what tools ask of device classes. Re-exports only."""
 
 from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
+from vfuserver.device.card import Card, Function
 from vfuserver.device.describe import describe
 from vfuserver.device.dma import Dma
 from vfuserver.device.doorbell import Doorbell
 from vfuserver.device.intx import Intx, IntxLine
 from vfuserver.device.job import BoundJob, Job, job
-from vfuserver.device.loader import Listed, list_devices, load
+from vfuserver.device.loader import Listed, list_devices, load, load_model
+from vfuserver.device.model import Model, function_classes, function_names, options_of, power_on
 from vfuserver.device.option import Option
 from vfuserver.device.pci_device import PciDevice
 from vfuserver.device.state import State
@@ -18,8 +20,10 @@ __all__ = [
     "BoundBar",
     "BoundJob",
     "BoundTimer",
+    "Card",
     "Dma",
     "Doorbell",
+    "Function",
     "GiB",
     "Intx",
     "IntxLine",
@@ -27,14 +31,20 @@ __all__ = [
     "KiB",
     "Listed",
     "MiB",
+    "Model",
     "Option",
     "PciDevice",
     "State",
     "Timer",
     "describe",
+    "function_classes",
+    "function_names",
     "job",
     "list_devices",
     "load",
+    "load_model",
+    "options_of",
+    "power_on",
     "suggest",
     "timer",
 ]

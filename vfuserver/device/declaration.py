@@ -57,7 +57,13 @@ class Declaration:
         """0 without INTx, else 1 to 4."""
         return self.intx.number if self.intx is not None else 0
 
-    def config_space(self, port: ConfigPort | None = None, capabilities: Sequence[AnyCapability] = ()) -> ConfigSpace:
+    def config_space(
+        self,
+        port: ConfigPort | None = None,
+        capabilities: Sequence[AnyCapability] = (),
+        *,
+        multifunction: bool = False,
+    ) -> ConfigSpace:
         """A configuration space of this class; without a port one that belongs to no device."""
         return ConfigSpace(
             self.identity,
@@ -65,6 +71,7 @@ class Declaration:
             capabilities or self.capabilities,
             port=port or GatePort(Gate()),
             interrupt_pin=self.interrupt_pin,
+            multifunction=multifunction,
             always=self.always,
         )
 

@@ -1,4 +1,4 @@
-"""Finds device classes: built-in ones, other packages' by entry point, a file's, a module's.
+"""Finds devices and cards: built-in ones, other packages' by entry point, a file's, a module's.
 
 DEVICE is a name ("edu": a folder of the package `vfuserver_devices`, or an entry point of the group
 `vfuserver.devices`), `path/to/file.py:Class`, or `package.module:Class`. Nothing is imported before it is asked for,
@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from vfuserver.device.card import Card
+from vfuserver.device.model import Model, function_classes, is_model
 from vfuserver.device.pci_device import PciDevice
 from vfuserver.errors import UsageError, VfuserverError
 
@@ -27,7 +29,10 @@ GROUP: Final = "vfuserver.devices"
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One line of `vfuserver list`. `error` says why a device could not be looked at; then the rest is empty."""
+    """One line of `vfuserver list`; of a card the ids are function 0's.
+
+    `error` says why a device could not be looked at; then the rest is empty.
+    """
 
     name: str
     origin: str
@@ -35,10 +40,19 @@ class Listed:
     vendor: int = 0
     device: int = 0
     error: str = ""
+    functions: int = 1
 
 
 def load(device: str) -> type[PciDevice]:
-    """The class that DEVICE names. UsageError says what exists and what to do."""
+    """The device class that DEVICE names. UsageError says what exists and what to do, or that it is a card."""
+    found = load_model(device)
+    if issubclass(found, Card):
+        raise UsageError(f"{device} must be a device, not a card: load_model() takes both")
+    return found
+
+
+def load_model(device: str) -> Model:
+    """The device class or card class that DEVICE names. UsageError says what exists and what to do."""
     place, colon, attribute = device.rpartition(":")
     if colon and place.endswith(".py"):
         return _class_of(_import_file(Path(place)), attribute, device)
@@ -56,7 +70,7 @@ def list_devices() -> list[Listed]:
     return sorted(listed, key=lambda one: one.name)
 
 
-def _load_name(device: str) -> type[PciDevice]:
+def _load_name(device: str) -> Model:
     if device in _built_in_names():
         return _load_built_in(device)
     for point in _entry_points():
@@ -80,22 +94,22 @@ def _entry_points() -> Iterator[EntryPoint]:
     yield from entry_points(group=GROUP)
 
 
-def _load_built_in(name: str) -> type[PciDevice]:
+def _load_built_in(name: str) -> Model:
     module = f"{BUILT_IN}.{name.replace('-', '_')}"
     return _named(_only_class(_import_module(module, name), name), name)
 
 
-def _load_entry(point: EntryPoint) -> type[PciDevice]:
+def _load_entry(point: EntryPoint) -> Model:
     try:
         loaded = point.load()
     except (ImportError, AttributeError) as error:
         raise UsageError(f"device {point.name} ({point.value}) cannot be imported: {error}") from error
-    if not _is_device(loaded):
-        raise UsageError(f"device {point.name}: {point.value} must be a PciDevice class, not {loaded!r}")
+    if not is_model(loaded):
+        raise UsageError(f"device {point.name}: {point.value} must be a PciDevice or Card class, not {loaded!r}")
     return _named(loaded, point.name)
 
 
-def _named(found: type[PciDevice], name: str) -> type[PciDevice]:
+def _named(found: Model, name: str) -> Model:
     found.device_name = name
     return found
 
@@ -127,53 +141,56 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _is_device(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, PciDevice) and hasattr(value, "declaration")
-
-
-def _classes(module: ModuleType) -> dict[str, type[PciDevice]]:
+def _classes(module: ModuleType) -> dict[str, Model]:
     return {
         name: value
         for name, value in vars(module).items()
-        if _is_device(value) and value.__module__.startswith(module.__name__)
+        if is_model(value) and value.__module__.startswith(module.__name__)
     }
 
 
-def _class_of(module: ModuleType, attribute: str, device: str) -> type[PciDevice]:
+def _class_of(module: ModuleType, attribute: str, device: str) -> Model:
     found = getattr(module, attribute, None)
-    if not _is_device(found):
+    if not is_model(found):
         there = ", ".join(_classes(module)) or "none"
-        raise UsageError(f"device {device}: {attribute} must be a PciDevice class; in that file there are: {there}")
-    assert isinstance(found, type)
+        raise UsageError(
+            f"device {device}: {attribute} must be a PciDevice or Card class; in that file there are: {there}"
+        )
     return found
 
 
-def _only_class(module: ModuleType, device: str) -> type[PciDevice]:
+def _only_class(module: ModuleType, device: str) -> Model:
+    """The card if there is one, for its functions' classes lie beside it; else the device."""
     classes = list(_classes(module).values())
-    if len(classes) != 1:
-        names = ", ".join(one.__name__ for one in classes) or "none"
-        raise UsageError(f"device {device} must have one PciDevice class, not {names}: name it, as FILE.py:Class")
-    return classes[0]
+    chosen = [one for one in classes if issubclass(one, Card)] or classes
+    if len(chosen) != 1:
+        names = ", ".join(one.__name__ for one in chosen) or "none"
+        raise UsageError(
+            f"device {device} must have one PciDevice or Card class, not {names}: name it, as FILE.py:Class"
+        )
+    return chosen[0]
 
 
 def _listed(name: str, origin: str, find: object) -> Listed:
     assert callable(find)
     try:
-        found: type[PciDevice] = find()
+        found: Model = find()
     except VfuserverError as error:
         return Listed(name, origin, error=str(error))
-    identity = found.declaration.identity
-    return Listed(name, origin, summary(found), identity.vendor, identity.device)
+    functions = list(function_classes(found).values())
+    identity = functions[0].declaration.identity
+    return Listed(name, origin, summary(found), identity.vendor, identity.device, functions=len(functions))
 
 
-def summary(found: type[PciDevice]) -> str:
+def summary(found: Model) -> str:
     """The first line of the docstring: of a built-in device's package, of any other's class, else of its module."""
     home = found.__module__
     if home.startswith(f"{BUILT_IN}."):
-        return _first_line(sys.modules[".".join(home.split(".")[:2])].__doc__)
+        return first_line(sys.modules[".".join(home.split(".")[:2])].__doc__)
     module = sys.modules.get(home)
-    return _first_line(found.__doc__) or _first_line(module.__doc__ if module is not None else None)
+    return first_line(found.__doc__) or first_line(module.__doc__ if module is not None else None)
 
 
-def _first_line(text: str | None) -> str:
+def first_line(text: str | None) -> str:
+    """The first line of a docstring, "" without one."""
     return (text or "").strip().split("\n")[0]

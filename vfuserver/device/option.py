@@ -85,7 +85,12 @@ class Option(Generic[T]):
 
 def parse_options(device: str, declared: Mapping[str, Option[Any]], given: Mapping[str, object]) -> dict[str, Any]:
     """Every option's value by attribute name. UsageError for a key that the device does not have."""
-    values = {name: option.default for name, option in declared.items()}
+    return {name: option.default for name, option in declared.items()} | parse_given(device, declared, given)
+
+
+def parse_given(device: str, declared: Mapping[str, Option[Any]], given: Mapping[str, object]) -> dict[str, Any]:
+    """The values that are given, by attribute name; the others keep their defaults. UsageError as parse_options."""
+    values = {}
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in declared:

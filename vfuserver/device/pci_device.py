@@ -48,6 +48,7 @@ from vfuserver.vfio import (
 
 if TYPE_CHECKING:
     from vfuserver._core import ReadHook, WriteHook
+    from vfuserver.device.card import Card
 
 
 class PciDevice(Backend):
@@ -68,6 +69,9 @@ class PciDevice(Backend):
     masters_always: ClassVar[bool] = False
     declaration: ClassVar[Declaration]
     device_name: ClassVar[str] = "device"
+    card: Card | None = None
+    """What the function is one of, with others beside it; None for a device of its own."""
+    function_number: int = 0
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
         super().__init_subclass__()
@@ -76,9 +80,14 @@ class PciDevice(Backend):
         if not abstract:
             cls.declaration = collect(cls, _RESERVED)
 
-    def __init__(self, *, name: str | None = None, **options: object) -> None:
-        """Powers the device on. `name` is what messages call it; `options` are declared Options, as text or typed."""
+    def __init__(self, card: Card | None = None, /, *, name: str | None = None, **options: object) -> None:
+        """Powers the device on. `name` is what messages call it; `options` are declared Options, as text or typed.
+
+        A card passes itself: the device is the next one of its functions.
+        """
         declared = self.declaration
+        if card is not None:
+            self.card, self.function_number = card, len(card.functions)
         self.name = name or self.device_name
         self.log = logging.getLogger(f"vfuserver.device.{self.name}")
         self.gate = Gate()
@@ -90,7 +99,9 @@ class PciDevice(Backend):
         self.bars = {bar.index: self._bind_bar(bar) for bar in declared.bars}
         self.io_events = Doorbells(self.name, declared.doorbells, self.bars, self.gate)
         capabilities = [self._bind_capability(capability) for capability in declared.capabilities]
-        self.config = declared.config_space(DevicePort(self), capabilities)
+        self.config = declared.config_space(
+            DevicePort(self), capabilities, multifunction=card is not None and card.multifunction
+        )
         self.interrupts = self._make_interrupts()
         self.irqs = self.interrupts.infos()
         self.regions = self._make_regions()
