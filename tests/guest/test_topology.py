@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vfuserver.errors import DeclarationError, UsageError
-from vfuserver.guest.topology import Plug, load_topology, parse_topology, qemu_args, topology_names
+from vfuserver.guest.topology import Plug, load_topology, numbered, parse_topology, qemu_args, topology_names
 
 MINIMAL = 'description = "d"\nmemory = "64M"\narguments = ["-machine", "q35"]\n'
 
@@ -54,6 +54,21 @@ def test_properties_of_a_plug_win_over_the_topology() -> None:
     plug = Plug("nic", "/a", {"bus": "port3", "x-msg-timeout": 2000})
     (device,) = devices(qemu_args("q35-hotplug", [plug]))
     assert (device["id"], device["bus"], device["x-msg-timeout"]) == ("nic", "port3", 2000)
+
+
+def test_functions_of_a_card_share_a_slot_and_count_as_one_device() -> None:
+    """Function 0 first: QEMU refuses a function without it."""
+    plugs = [Plug("a", "/a"), Plug("b.0", "/b0", function=0), Plug("b.1", "/b1", function=1), Plug("c", "/c")]
+    made = devices(qemu_args("q35-shared", plugs))
+    assert [device.get("addr") for device in made] == [None, "0x11.0", "0x11.1", None]
+    assert [device.get("multifunction") for device in made] == [None, True, True, None]
+    assert [number for number, _ in numbered(plugs)] == [0, 1, 1, 2]
+
+
+def test_functions_of_a_card_behind_a_root_port_have_its_only_slot() -> None:
+    plugs = [Plug("b.0", "/b0", function=0), Plug("b.1", "/b1", function=1)]
+    made = devices(qemu_args("q35-hotplug", plugs))
+    assert [(device["bus"], device["addr"]) for device in made] == [("port0", "0x0.0"), ("port0", "0x0.1")]
 
 
 def test_iommu_stands_before_the_devices_it_is_for() -> None:

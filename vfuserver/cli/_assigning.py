@@ -12,9 +12,9 @@ def assign(devices: Sequence[str], settings: Sequence[tuple[str, str]]) -> list[
     NAME.KEY is for the device of that name, a bare KEY for all that have such an option. UsageError: a setting that no
     device takes; a device that does not exist.
     """
-    from vfuserver.device import load
+    from vfuserver.device import load_model, options_of
 
-    classes = [load(device) for device in devices]
+    classes = [load_model(device) for device in devices]
     names = _numbered([found.device_name for found in classes])
     options: list[dict[str, object]] = [{} for _ in devices]
     for key, value in settings:
@@ -22,7 +22,7 @@ def assign(devices: Sequence[str], settings: Sequence[tuple[str, str]]) -> list[
         takers = [
             index
             for index, found in enumerate(classes)
-            if name in ("", names[index]) and bare.replace("-", "_") in found.declaration.options
+            if name in ("", names[index]) and bare.replace("-", "_") in options_of(found)
         ]
         if not takers:
             run = ", ".join(names)

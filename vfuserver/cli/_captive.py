@@ -21,11 +21,11 @@ from pathlib import Path
 
 from vfuserver.cli._assigning import assign
 from vfuserver.cli._qemu import brings_boot_medium, has_accelerator, has_console, qemu_id
-from vfuserver.cli._serving import Wanted, add
+from vfuserver.cli._serving import Wanted, add, plugs
 from vfuserver.cli._shell_guest import GuestKind, boot_words
 from vfuserver.engine import Server
 from vfuserver.guest.obtain import Qemu
-from vfuserver.guest.topology import Plug, Topology, load_topology
+from vfuserver.guest.topology import Plug, Topology, load_topology, numbered
 
 PATIENCE = 5.0
 """Seconds that QEMU has to end after SIGTERM."""
@@ -58,8 +58,8 @@ async def run_captive(captive: Captive) -> int:
         words = await asyncio.to_thread(_machine_words, captive, topology, folder)
         server = await stack.enter_async_context(Server())
         server.stop_on()
-        for index, one in enumerate(wanted):
-            plug = _served(server, one, folder)
+        served = [plug for one in wanted for plug in _served(server, one, folder)]
+        for index, plug in numbered(served):
             path = await stack.enter_async_context(_way_to(plug, topology, folder))
             words += ["-device", json.dumps(topology.device_json(plug, index, path))]
         with _terminal_restored():
@@ -91,11 +91,15 @@ def _accelerator(qemu: Qemu, boots: GuestKind) -> str:
     return choose_accel(qemu, find_kernel("vfio" if boots == "vfio" else "stock"))
 
 
-def _served(server: Server, wanted: Wanted, folder: Path) -> Plug:
-    name = qemu_id(wanted.name or wanted.device)
-    path = folder / f"{name}.sock"
-    add(server, replace(wanted, socket=path))
-    return Plug(name, path)
+def _served(server: Server, wanted: Wanted, folder: Path) -> list[Plug]:
+    """One plug a function."""
+    from vfuserver.device import function_names, load_model
+
+    model = load_model(wanted.device)
+    name = wanted.name or model.device_name
+    sockets = [folder / f"{qemu_id(one)}.sock" for one in function_names(model, name)]
+    add(server, replace(wanted, sockets=sockets))
+    return plugs(model, name, sockets)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@
 
     [[device]]
     device = "edu"                       # as DEVICE on the command line; a path is relative to this file
-    socket = "/run/edu.sock"             # relative to this file; or fd = N
+    socket = "/run/edu.sock"             # relative to this file; or fd = N; a list for a card, one for each function
     name = "edu-1"                       # in the log; the device's own name by default
     [device.set]
     dma-mask = 0xffffffff
@@ -37,6 +37,11 @@ def _typed(kind: type | tuple[type, ...], words: str) -> Check:
     return check
 
 
+def _one_or_more(check: Check) -> Check:
+    """One value or a list of them, as a list."""
+    return lambda value: [check(one) for one in (value if isinstance(value, list) else [value])]
+
+
 def _one_of(*legal: str) -> Check:
     def check(value: Any) -> Any:
         if value not in legal:
@@ -61,8 +66,8 @@ SESSION: Final[Mapping[str, Check]] = {
 EVERY_DEVICE: Final[Mapping[str, Check]] = {"socket_mode": file_mode, "suggest": _flag, **SESSION}
 ONE_DEVICE: Final[Mapping[str, Check]] = {
     "device": _text,
-    "socket": _text,
-    "fd": _number,
+    "socket": _one_or_more(_text),
+    "fd": _one_or_more(_number),
     "name": _text,
     "set": _typed(dict, "a table"),
     **EVERY_DEVICE,
@@ -126,8 +131,8 @@ def _device(entry: Any, settings: Mapping[str, Any], path: Path, number: int) ->
         raise UsageError(f"{where}: either socket or fd must be there")
     place = {
         "device": _beside(path, own.pop("device")),
-        "socket": path.parent / own.pop("socket") if "socket" in own else None,
-        "fd": own.pop("fd", None),
+        "sockets": [path.parent / socket for socket in own.pop("socket", ())],
+        "fds": own.pop("fd", ()),
         "options": own.pop("set", {}),
     }
     return wanted_device({**settings, **own}, **place)

@@ -1,11 +1,12 @@
-"""Devices from what a person asked for to what a Server serves: made, listened for, added.
+"""Devices and cards from what a person asked for to what a Server serves: made, listened for, added.
 
 `serve`, `run` and `demo` use it. It must not know the command line; errors are UsageError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from vfuserver.errors import UsageError
 
 if TYPE_CHECKING:
-    from vfuserver.device import PciDevice
+    from vfuserver.device import Model
     from vfuserver.engine import Listener, Server
+    from vfuserver.guest import Plug
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One device to serve: on `socket` (made here) or on the inherited descriptor `fd`.
+    """One device or card to serve: on `sockets` (made here) or on the inherited descriptors `fds`, one a function.
 
     `name` is what the log calls it (default: the device's own name), `session` the SessionOptions that were given.
     """
 
     device: str
-    socket: Path | None = None
-    fd: int | None = None
+    sockets: Sequence[Path] = ()
+    fds: Sequence[int] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     name: str | None = None
     socket_mode: int = 0o600
@@ -34,47 +36,71 @@ class Wanted:
     session: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_device(device: str, options: Mapping[str, object], name: str | None = None) -> PciDevice:
-    """The device that DEVICE names, powered on. UsageError: no such device or option, or a value that is not legal."""
-    from vfuserver.device import load
-    from vfuserver.device.option import parse_options
+def add(server: Server, wanted: Wanted) -> list[str]:
+    """Makes the device, or the card's functions, listens, and has `server` serve them from now on.
 
-    found = load(device)
-    values = parse_options(found.device_name, found.declaration.options, options)
-    return found(name=name, **values)
-
-
-def add(server: Server, wanted: Wanted) -> str:
-    """Makes the device, listens, and has `server` serve it from now on; the words after `ready` on stdout."""
-    from vfuserver.device import suggest
+    The words after `ready` on stdout, one line a function. UsageError: no such device or option, or not one place for
+    each function; then nothing is left behind.
+    """
+    from vfuserver.device import load_model, power_on, suggest
     from vfuserver.session import SessionOptions
 
     options = SessionOptions(**wanted.session)
-    device = make_device(wanted.device, wanted.options, wanted.name)
-    try:
-        listener = _listener(wanted)
-    except UsageError:
-        device.close()
-        raise
-    if wanted.suggest:
-        suggest(device)
-    server.add(device, listener, options)
-    return f"{device.name} {_address(listener, wanted)}"
+    model = load_model(wanted.device)
+    require_places(model, len(wanted.sockets) + len(wanted.fds))
+    with ExitStack() as unserved:
+        functions = power_on(model, wanted.options, wanted.name)
+        for function in functions:
+            unserved.callback(function.close)
+        places = []
+        for listener, address in _listeners(wanted):
+            unserved.callback(listener.close)
+            places.append((listener, address))
+        unserved.pop_all()
+    for function, (listener, _) in zip(functions, places, strict=True):
+        if wanted.suggest:
+            suggest(function)
+        server.add(function, listener, options)
+    return [f"{function.name} {address}" for function, (_, address) in zip(functions, places, strict=True)]
 
 
-def _listener(wanted: Wanted) -> Listener:
+def require_places(model: Model, count: int) -> None:
+    """UsageError, which names the functions, unless there is one place for each."""
+    from vfuserver.device import function_classes
+
+    names = list(function_classes(model))
+    if count == len(names):
+        return
+    if len(names) == 1:
+        raise UsageError(f"{model.device_name} is one device and must have one socket, not {count}")
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    raise UsageError(
+        f"{model.device_name} is a card and must have a socket for each of its {len(names)} functions, not {count}; "
+        f"in this order: {listed}"
+    )
+
+
+def plugs(model: Model, name: str, sockets: Sequence[Path]) -> list[Plug]:
+    """What QEMU plugs in: one device, or each function of a card that is called `name`."""
+    from vfuserver.cli._qemu import qemu_id
+    from vfuserver.device import function_names
+    from vfuserver.guest.topology import Plug
+
+    ids = [qemu_id(one) for one in function_names(model, name)]
+    several = len(ids) > 1
+    return [
+        Plug(one, path, function=number if several else None)
+        for number, (one, path) in enumerate(zip(ids, sockets, strict=True))
+    ]
+
+
+def _listeners(wanted: Wanted) -> Iterator[tuple[Listener, str]]:
+    """Each place with where clients connect: the path, or the name that an inherited socket has, or its descriptor."""
     from vfuserver.engine import Listener, adopt, listen
 
-    if wanted.fd is not None:
-        return Listener(adopt(wanted.fd))
-    if wanted.socket is None:
-        raise UsageError(f"device {wanted.device} needs a socket path or a descriptor: give --socket PATH or --fd N")
-    return listen(wanted.socket, wanted.socket_mode)
-
-
-def _address(listener: Listener, wanted: Wanted) -> str:
-    """Where clients connect: the path, or the name that an inherited socket has, or which descriptor it was."""
-    if wanted.socket is not None:
-        return str(wanted.socket)
-    name = listener.socket.getsockname()
-    return name if isinstance(name, str) and name else f"fd:{wanted.fd}"
+    for path in wanted.sockets:
+        yield listen(path, wanted.socket_mode), str(path)
+    for fd in wanted.fds:
+        listener = Listener(adopt(fd))
+        name = listener.socket.getsockname()
+        yield listener, name if isinstance(name, str) and name else f"fd:{fd}"

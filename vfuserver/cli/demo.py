@@ -72,17 +72,17 @@ async def _demo() -> int:
 
 
 def _serve(server: Server, folder: Path) -> list[Plug]:
-    from vfuserver.cli._serving import Wanted, add
-    from vfuserver.guest import Plug
+    from vfuserver.cli._serving import Wanted, add, plugs
+    from vfuserver.device import load_model
 
     click.echo("\nServing in this process")
-    plugs = []
+    served = []
     for name, options in DEVICES.items():
         path = folder / f"{name}.sock"
-        add(server, Wanted(name, socket=path, options=options))
+        add(server, Wanted(name, sockets=[path], options=options))
         click.echo(f"  {name}" + "".join(f" --set {key}={value}" for key, value in options.items()))
-        plugs.append(Plug(name, path))
-    return plugs
+        served += plugs(load_model(name), name, [path])
+    return served
 
 
 async def _boot_and_watch(plugs: list[Plug]) -> int:

@@ -1,15 +1,20 @@
-"""`vfuserver describe DEVICE`: what a device is made of, from the declarations that serve it.
+"""`vfuserver describe DEVICE`: what a device or card is made of, from the declarations that serve it.
 
 The data is `vfuserver.device.describe`'s; here it is made instance-specific (--set) and readable.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vfuserver.cli._parameters import device_argument, json_option, pairs, set_option
 from vfuserver.cli._table import size, table
+
+if TYPE_CHECKING:
+    from vfuserver.device import PciDevice
 
 _KINDS = {"io": "I/O ports", "memory32": "32-bit memory", "memory64": "64-bit memory"}
 
@@ -19,7 +24,7 @@ _KINDS = {"io": "I/O ports", "memory32": "32-bit memory", "memory64": "64-bit me
 @json_option()
 @set_option()
 def command(device: str, as_json: bool, settings: Sequence[tuple[str, str]]) -> None:
-    """Show a device: identity, BARs with registers, capabilities, interrupts, options.
+    """Show a device, or each function of a card: identity, BARs with registers, capabilities, interrupts, options.
 
     A register's policy says what an access does: RW, RO, WO, W1C (write 1 to clear), W1S, RC (read to clear),
     counter, memory. HOOKS are the accesses that run Python.
@@ -40,26 +45,44 @@ def command(device: str, as_json: bool, settings: Sequence[tuple[str, str]]) -> 
 
 def _describe(device: str, given: Mapping[str, str]) -> dict[str, Any]:
     """The class's description, with the values and mappable areas that the given options lead to."""
-    from vfuserver.cli._serving import make_device
-    from vfuserver.device import describe, load
+    from vfuserver.device import describe, load_model, power_on
 
-    description = describe(load(device))
-    made = make_device(device, given)
-    try:
-        for bar in description["bars"]:
-            areas = made.regions[bar["index"]].areas
-            bar["mappable"] = [{"offset": area.offset, "size": area.size} for area in areas]
-        for option in description["options"]:
-            option["value"] = getattr(made, option["key"].replace("-", "_"))
-    finally:
-        made.close()
+    model = load_model(device)
+    description = describe(model)
+    made = power_on(model, given)
+    for function, one in zip(description.get("functions", [description]), made, strict=True):
+        _add_values(function, one)
+        _add_areas(function, one)
+    if "functions" in description:
+        _add_values(description, made[0].card)
+    for one in made:
+        one.close()
     return description
 
 
+def _add_values(description: Mapping[str, Any], made: object) -> None:
+    for option in description["options"]:
+        option["value"] = getattr(made, option["key"].replace("-", "_"))
+
+
+def _add_areas(description: Mapping[str, Any], made: PciDevice) -> None:
+    for bar in description["bars"]:
+        areas = made.regions[bar["index"]].areas
+        bar["mappable"] = [{"offset": area.offset, "size": area.size} for area in areas]
+
+
 def _lines(one: Mapping[str, Any]) -> Iterator[str]:
-    identity = one["identity"]
     yield f"{one['name']}: {one['summary']}"
-    yield ""
+    if "functions" not in one:
+        yield from ("", *_device(one))
+        return
+    yield from _section("Options of the card (--set)", ("KEY", "VALUE", "LEGAL", "WHAT"), map(_option, one["options"]))
+    for number, function in enumerate(one["functions"]):
+        yield from ("", f"Function {number}, {function['name']}: {function['summary']}", "", *_device(function))
+
+
+def _device(one: Mapping[str, Any]) -> Iterator[str]:
+    identity = one["identity"]
     yield f"Identity      {identity['vendor']:04x}:{identity['device']:04x} revision {identity['revision']:02x}"
     yield f"Subsystem     {identity['subsystem_vendor']:04x}:{identity['subsystem']:04x}"
     yield f"Class         {identity['class_code']:06x}"

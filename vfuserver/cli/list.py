@@ -1,9 +1,16 @@
 """`vfuserver list`: the devices that can be named. It must not know what a device is made of."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import click
 
 from vfuserver.cli._parameters import json_option
 from vfuserver.cli._table import table
+
+if TYPE_CHECKING:
+    from vfuserver.device import Listed
 
 
 @click.command(short_help="List the devices there are.")
@@ -12,7 +19,7 @@ def command(as_json: bool) -> None:
     """List the devices that can be served.
 
     Built-in devices and those of other installed packages (entry points of the group vfuserver.devices). A class of
-    your own needs no entry: name it as path/to/file.py:Class.
+    your own needs no entry: name it as path/to/file.py:Class. "x 2" after an id: a card with two functions.
 
     \b
     Examples:
@@ -28,9 +35,10 @@ def command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(one) for one in devices], indent=2))
         return
-    rows = [(one.name, _id(one.vendor, one.device), one.origin, one.error or one.doc) for one in devices]
+    rows = [(one.name, _id(one), one.origin, one.error or one.doc) for one in devices]
     click.echo(table(("NAME", "ID", "ORIGIN", "WHAT IT IS"), rows))
 
 
-def _id(vendor: int, device: int) -> str:
-    return f"{vendor:04x}:{device:04x}" if vendor else "-"
+def _id(one: Listed) -> str:
+    functions = f" x {one.functions}" if one.functions > 1 else ""
+    return f"{one.vendor:04x}:{one.device:04x}{functions}" if one.vendor else "-"

@@ -16,8 +16,22 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 
 @click.command(short_help="Serve devices on UNIX sockets.")
 @device_argument(required=False)
-@click.option("--socket", "--socket-path", "socket", type=PATH, help="Where to listen; a stale socket is replaced.")
-@click.option("--fd", type=int, metavar="N", help="Serve this inherited socket instead, listening or connected.")
+@click.option(
+    "--socket",
+    "--socket-path",
+    "sockets",
+    type=PATH,
+    multiple=True,
+    help="Where to listen; a stale socket is replaced. Of a card: once for each function, 0 first.",
+)
+@click.option(
+    "--fd",
+    "fds",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Serve this inherited socket instead, listening or connected; of a card as --socket.",
+)
 @click.option("--config", type=PATH, metavar="FILE.toml", help="Serve the devices of a file (docs/cli.md) instead.")
 @set_option()
 @click.option("--socket-mode", type=FileMode(), show_default="0600", help="Permissions of the socket, in octal.")
@@ -47,34 +61,35 @@ def command(
     state: Settings,
     /,
     device: str | None,
-    socket: Path | None,
-    fd: int | None,
+    sockets: Sequence[Path],
+    fds: Sequence[int],
     config: Path | None,
     settings: Sequence[tuple[str, str]],
     **given: Any,
 ) -> None:
-    """Serve DEVICE on a UNIX socket until SIGTERM or SIGINT.
+    """Serve DEVICE on a UNIX socket, or a card on one for each function, until SIGTERM or SIGINT.
 
-    When it listens it prints one line for each device on stdout, `ready DEVICE PATH`, and tells systemd if
+    When it listens it prints one line for each of them on stdout, `ready DEVICE PATH`, and tells systemd if
     $NOTIFY_SOCKET is set. At the end the sockets are removed. The log is on stderr.
 
     \b
     Examples:
       vfuserver serve edu --socket /tmp/edu.sock
       vfuserver serve gpio-idio-16 --socket /tmp/gpio.sock --set loopback=yes
+      vfuserver serve idio-pair --socket /tmp/f0.sock --socket /tmp/f1.sock
       vfuserver serve ./mine.py:Mine --socket /tmp/mine.sock --suggest --log-level debug
       vfuserver serve --config devices.toml
     """
     from vfuserver.cli._config import PROCESS, read_config, wanted_device
     from vfuserver.engine import run_loop
 
-    _check_place(device, socket, fd, config, settings)
+    _check_place(device, sockets, fds, config, settings)
     chosen = {key: value for key, value in given.items() if value is not None}
     if config is not None:
         process, wanted = read_config(config, chosen)
     else:
         process = {key: chosen.pop(key) for key in PROCESS if key in chosen}
-        wanted = [wanted_device(chosen, device=device, socket=socket, fd=fd, options=pairs(settings))]
+        wanted = [wanted_device(chosen, device=device, sockets=sockets, fds=fds, options=pairs(settings))]
     level = process.get("log_level", "info")
     state.debug |= level == "debug"
     log_to_stderr(level)
@@ -83,20 +98,20 @@ def command(
 
 def _check_place(
     device: str | None,
-    socket: Path | None,
-    fd: int | None,
+    sockets: Sequence[Path],
+    fds: Sequence[int],
     config: Path | None,
     settings: Sequence[tuple[str, str]],
 ) -> None:
-    """UsageError unless there is either a file, or one device with one place."""
+    """UsageError unless there is either a file, or one device with places of one kind."""
     if config is not None:
-        if device is not None or socket is not None or fd is not None or settings:
+        if device is not None or sockets or fds or settings:
             raise UsageError(
                 "--config names the devices, sockets and options itself: drop DEVICE, --socket, --fd, --set"
             )
     elif device is None:
         raise UsageError("which device? Give DEVICE (`vfuserver list` shows them) or --config FILE.toml")
-    elif (socket is None) == (fd is None):
+    elif bool(sockets) == bool(fds):
         raise UsageError("give either --socket PATH, to listen there, or --fd N, to serve an inherited socket")
 
 
@@ -107,7 +122,7 @@ async def _serve(wanted: Sequence[Any]) -> None:
 
     async with Server() as server:
         server.stop_on()
-        for line in [add(server, one) for one in wanted]:
+        for line in [line for one in wanted for line in add(server, one)]:
             print(f"ready {line}", flush=True)
         notify("READY=1")
         await server.stopped()

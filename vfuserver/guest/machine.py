@@ -31,7 +31,7 @@ from vfuserver.guest.pciutils import guest_files
 from vfuserver.guest.process import QemuProcess, excerpt
 from vfuserver.guest.relay import relay
 from vfuserver.guest.tools import build_tool
-from vfuserver.guest.topology import Plug, Topology, load_topology
+from vfuserver.guest.topology import Plug, Topology, load_topology, numbered
 
 _T = TypeVar("_T")
 
@@ -77,7 +77,7 @@ class Machine:
         self._with_pciutils = pciutils
         self._cpus = cpus
         self._boot_timeout = boot_timeout
-        self._plugs: dict[int, Plug] = {}
+        self._plugs: dict[str, int] = {}
         self._relays: dict[str, contextlib.AsyncExitStack] = {}
         self._stack = contextlib.AsyncExitStack()
         self._folder = Path()
@@ -109,7 +109,7 @@ class Machine:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vfuserver-guest-")))
         self._stack.callback(self._remember_logs)
         words += self._topology.machine_args(self._folder)
-        for index, plug in enumerate(self._cold):
+        for index, plug in numbered(self._cold):
             words += ["-device", json.dumps(await self._device(plug, index))]
         await self._start([*words, *self._extra_args])
         async with self._within_boot_timeout("boot"):
@@ -201,7 +201,7 @@ class Machine:
 
         GuestError with QEMU's reason if it refuses (no hot-plug bus, server not there).
         """
-        index = next(number for number in range(len(self._plugs) + 1) if number not in self._plugs)
+        index = next(number for number in range(len(self._plugs) + 1) if number not in self._plugs.values())
         described = await self._device(plug, index, {"bus": bus} if bus else {})
         try:
             await self.qmp.execute("device_add", described)
@@ -228,18 +228,18 @@ class Machine:
 
     async def _device(self, plug: Plug, index: int, placed: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The device's JSON, behind a relay of its own if the topology says so."""
-        if plug.id in {other.id for other in self._plugs.values()}:
+        if plug.id in self._plugs:
             raise UsageError(f"there is a device with the id {plug.id} already")
-        self._plugs[index] = plug
+        self._plugs[plug.id] = index
         path = None
         if self._topology.relay:
-            path = self._folder / f"relay-{index}"
+            path = self._folder / f"relay-{plug.id}"
             stack = self._relays[plug.id] = contextlib.AsyncExitStack()
             await stack.enter_async_context(relay(path, Path(plug.socket_path)))
         return {**self._topology.device_json(plug, index, path), **(placed or {})}
 
     async def _forget(self, device_id: str) -> None:
-        self._plugs = {index: plug for index, plug in self._plugs.items() if plug.id != device_id}
+        self._plugs.pop(device_id, None)
         if stack := self._relays.pop(device_id, None):
             await stack.aclose()
 

@@ -12,7 +12,7 @@ to each device's -device JSON. In all words `{memory}`, `{directory}` and, in `d
 import json
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -34,17 +34,24 @@ _KEYS: dict[str, type] = {
 }
 _NEEDED = ("description", "memory", "arguments")
 
+ONLY_SLOT = 0
+"""Behind a root port there is no other."""
+FIRST_CARD_SLOT = 0x10
+"""On the root bus QEMU fills free slots from below, and q35 has its own devices at the top."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plug:
     """One vfio-user device of a machine: the server's socket and QEMU's id for the device.
 
-    `properties` are added to its -device JSON and win over the topology's (e.g. {"x-msg-timeout": 2000}).
+    `properties` are added to its -device JSON and win over the topology's (e.g. {"x-msg-timeout": 2000}). `function`:
+    which one of a card with several it is; those of one card follow each other, function 0 first.
     """
 
     id: str
     socket_path: str | Path
     properties: Mapping[str, Any] = field(default_factory=dict)
+    function: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,15 @@ class Topology:
     def device_json(self, plug: Plug, index: int, socket_path: str | Path | None = None) -> dict[str, Any]:
         """The -device (or device_add) object for `plug` as the device number `index`; `socket_path` overrides its own.
 
-        The socket's path is made absolute: QEMU runs elsewhere.
+        The socket's path is made absolute: QEMU runs elsewhere. Functions of a card say where they are, as QEMU puts
+        two devices into one slot only if it is told so.
         """
         path = Path(socket_path or plug.socket_path).absolute()
         placed = {key: _filled(value, index=index) for key, value in self.device.items()}
         socket = {"type": "unix", "path": str(path)}
+        if plug.function is not None:
+            slot = ONLY_SLOT if "bus" in {**placed, **plug.properties} else FIRST_CARD_SLOT + index
+            placed |= {"multifunction": True, "addr": f"{slot:#x}.{plug.function}"}
         return {"driver": "vfio-user-pci", "id": plug.id, "socket": socket, **placed, **plug.properties}
 
     def machine_args(self, directory: str | Path | None = None) -> list[str]:
@@ -115,10 +126,18 @@ def qemu_args(topology: str | Topology, sockets: Sequence[str | Path | Plug]) ->
     """
     chosen = load_topology(topology) if isinstance(topology, str) else topology
     words = chosen.machine_args()
-    for index, socket in enumerate(sockets):
-        plug = socket if isinstance(socket, Plug) else Plug(f"vfu{index}", socket)
+    plugs = [one if isinstance(one, Plug) else Plug(f"vfu{index}", one) for index, one in enumerate(sockets)]
+    for index, plug in numbered(plugs):
         words += ["-device", json.dumps(chosen.device_json(plug, index))]
     return words
+
+
+def numbered(plugs: Iterable[Plug]) -> Iterator[tuple[int, Plug]]:
+    """Each with its device number: 0, 1, ..., where all functions of a card are one device."""
+    index = -1
+    for plug in plugs:
+        index += not plug.function
+        yield index, plug
 
 
 def _folder() -> Traversable:
