@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vfuserver.device.loader import list_devices, load, load_model
     from vfuserver.device.option import Option
     from vfuserver.device.pci_device import PciDevice
+    from vfuserver.device.rom import Rom
     from vfuserver.device.state import State
     from vfuserver.device.suggest import suggest
     from vfuserver.device.timer import timer
@@ -71,6 +72,7 @@ _HOMES = {
     "vfuserver.device.loader": ("list_devices", "load", "load_model"),
     "vfuserver.device.option": ("Option",),
     "vfuserver.device.pci_device": ("PciDevice",),
+    "vfuserver.device.rom": ("Rom",),
     "vfuserver.device.state": ("State",),
     "vfuserver.device.suggest": ("suggest",),
     "vfuserver.device.timer": ("timer",),
@@ -180,6 +182,7 @@ __all__ = [
     "RegisterArray",
     "ResetReason",
     "ResizableBar",
+    "Rom",
     "SingleRootIov",
     "State",
     "TphRequester",

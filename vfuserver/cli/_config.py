@@ -7,6 +7,7 @@
     device = "edu"                       # as DEVICE on the command line; a path is relative to this file
     socket = "/run/edu.sock"             # relative to this file; or fd = N; a list for a card, one for each function
     name = "edu-1"                       # in the log; the device's own name by default
+    rom = "edu.rom"                      # for its expansion ROM, relative to this file
     [device.set]
     dma-mask = 0xffffffff
 
@@ -69,6 +70,7 @@ ONE_DEVICE: Final[Mapping[str, Check]] = {
     "socket": _one_or_more(_text),
     "fd": _one_or_more(_number),
     "name": _text,
+    "rom": _text,
     "set": _typed(dict, "a table"),
     **EVERY_DEVICE,
 }
@@ -134,6 +136,7 @@ def _device(entry: Any, settings: Mapping[str, Any], path: Path, number: int) ->
         "sockets": [path.parent / socket for socket in own.pop("socket", ())],
         "fds": own.pop("fd", ()),
         "options": own.pop("set", {}),
+        "rom": path.parent / own.pop("rom") if "rom" in own else None,
     }
     return wanted_device({**settings, **own}, **place)
 

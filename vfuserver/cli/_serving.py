@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Wanted:
     """One device or card to serve: on `sockets` (made here) or on the inherited descriptors `fds`, one a function.
 
-    `name` is what the log calls it (default: the device's own name), `session` the SessionOptions that were given.
+    `name` is what the log calls it (default: the device's own name), `rom` a file for its expansion ROM, `session` the
+    SessionOptions that were given.
     """
 
     device: str
@@ -31,6 +32,7 @@ class Wanted:
     fds: Sequence[int] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     name: str | None = None
+    rom: Path | None = None
     socket_mode: int = 0o600
     suggest: bool = False
     session: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +51,7 @@ def add(server: Server, wanted: Wanted) -> list[str]:
     model = load_model(wanted.device)
     require_places(model, len(wanted.sockets) + len(wanted.fds))
     with ExitStack() as unserved:
-        functions = power_on(model, wanted.options, wanted.name)
+        functions = power_on(model, wanted.options, wanted.name, wanted.rom)
         for function in functions:
             unserved.callback(function.close)
         places = []

@@ -87,6 +87,8 @@ def _device(one: Mapping[str, Any]) -> Iterator[str]:
     yield f"Subsystem     {identity['subsystem_vendor']:04x}:{identity['subsystem']:04x}"
     yield f"Class         {identity['class_code']:06x}"
     yield f"Config space  {size(one['config_size'])}"
+    if one["rom"]:
+        yield f"Expansion ROM {size(one['rom']['size'])} from {one['rom']['file']}"
     yield f"Interrupts    {_interrupts(one['interrupts'])}"
     for bar in one["bars"]:
         yield from ("", _bar_title(bar))

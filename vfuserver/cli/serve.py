@@ -34,6 +34,7 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--config", type=PATH, metavar="FILE.toml", help="Serve the devices of a file (docs/cli.md) instead.")
 @set_option()
+@click.option("--rom", type=PATH, metavar="FILE", help="What is in the device's expansion ROM.")
 @click.option("--socket-mode", type=FileMode(), show_default="0600", help="Permissions of the socket, in octal.")
 @click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), show_default="uvloop", help="The event loop.")
 @click.option("--log-level", type=click.Choice(LEVELS), show_default="info", help="What goes to stderr.")
@@ -65,6 +66,7 @@ def command(
     fds: Sequence[int],
     config: Path | None,
     settings: Sequence[tuple[str, str]],
+    rom: Path | None,
     **given: Any,
 ) -> None:
     """Serve DEVICE on a UNIX socket, or a card on one for each function, until SIGTERM or SIGINT.
@@ -83,13 +85,13 @@ def command(
     from vfuserver.cli._config import PROCESS, read_config, wanted_device
     from vfuserver.engine import run_loop
 
-    _check_place(device, sockets, fds, config, settings)
+    _check_place(device, sockets, fds, config, bool(settings or rom))
     chosen = {key: value for key, value in given.items() if value is not None}
     if config is not None:
         process, wanted = read_config(config, chosen)
     else:
         process = {key: chosen.pop(key) for key in PROCESS if key in chosen}
-        wanted = [wanted_device(chosen, device=device, sockets=sockets, fds=fds, options=pairs(settings))]
+        wanted = [wanted_device(chosen, device=device, sockets=sockets, fds=fds, options=pairs(settings), rom=rom)]
     level = process.get("log_level", "info")
     state.debug |= level == "debug"
     log_to_stderr(level)
@@ -101,13 +103,13 @@ def _check_place(
     sockets: Sequence[Path],
     fds: Sequence[int],
     config: Path | None,
-    settings: Sequence[tuple[str, str]],
+    details: bool,
 ) -> None:
     """UsageError unless there is either a file, or one device with places of one kind."""
     if config is not None:
-        if device is not None or sockets or fds or settings:
+        if device is not None or sockets or fds or details:
             raise UsageError(
-                "--config names the devices, sockets and options itself: drop DEVICE, --socket, --fd, --set"
+                "--config names the devices, sockets and options itself: drop DEVICE, --socket, --fd, --set, --rom"
             )
     elif device is None:
         raise UsageError("which device? Give DEVICE (`vfuserver list` shows them) or --config FILE.toml")

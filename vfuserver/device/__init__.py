@@ -11,6 +11,7 @@ from vfuserver.device.loader import Listed, list_devices, load, load_model
 from vfuserver.device.model import Model, function_classes, function_names, options_of, power_on
 from vfuserver.device.option import Option
 from vfuserver.device.pci_device import PciDevice
+from vfuserver.device.rom import Rom
 from vfuserver.device.state import State
 from vfuserver.device.suggest import suggest
 from vfuserver.device.timer import BoundTimer, Timer, timer
@@ -34,6 +35,7 @@ __all__ = [
     "Model",
     "Option",
     "PciDevice",
+    "Rom",
     "State",
     "Timer",
     "describe",

@@ -7,8 +7,10 @@ from all of it, which finds what does not fit. It must not know instances.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vfuserver._core import Gate
@@ -18,6 +20,7 @@ from vfuserver.device.intx import Intx
 from vfuserver.device.job import Job
 from vfuserver.device.msix_table import declare
 from vfuserver.device.option import Option
+from vfuserver.device.rom import Rom, RomImage
 from vfuserver.device.state import State
 from vfuserver.device.timer import Timer
 from vfuserver.errors import DeclarationError
@@ -51,6 +54,7 @@ class Declaration:
     timers: Mapping[str, Timer]
     doorbells: Mapping[str, Doorbell]
     always: Command = NO_COMMAND
+    rom: RomImage | None = None
 
     @property
     def interrupt_pin(self) -> int:
@@ -63,8 +67,11 @@ class Declaration:
         capabilities: Sequence[AnyCapability] = (),
         *,
         multifunction: bool = False,
+        rom: RomImage | None = None,
     ) -> ConfigSpace:
-        """A configuration space of this class; without a port one that belongs to no device."""
+        """A configuration space of this class; without a port one that belongs to no device. `rom`: instead of the
+        class's own."""
+        rom = rom or self.rom
         return ConfigSpace(
             self.identity,
             [bar.place for bar in self.bars],
@@ -72,6 +79,7 @@ class Declaration:
             port=port or GatePort(Gate()),
             interrupt_pin=self.interrupt_pin,
             multifunction=multifunction,
+            rom=rom.layout if rom is not None else None,
             always=self.always,
         )
 
@@ -108,6 +116,7 @@ def collect(cls: type, reserved: frozenset[str]) -> Declaration:
         timers=_of(members, Timer),
         doorbells=doorbells,
         always=_always(owner, members),
+        rom=_rom(cls),
     )
     _check_config_space(owner, made)
     return made
@@ -153,6 +162,17 @@ def _always(owner: str, members: Mapping[str, Any]) -> Command:
         if value:
             always |= enables
     return always
+
+
+def _rom(cls: type) -> RomImage | None:
+    owner = next((base for base in cls.__mro__ if "rom" in vars(base)), cls)
+    declared = vars(owner).get("rom")
+    if declared is None:
+        return None
+    if not isinstance(declared, Rom):
+        raise DeclarationError(f"{cls.__name__}.rom must be a Rom, not {_kind(declared)}")
+    home = getattr(sys.modules.get(owner.__module__), "__file__", None)
+    return declared.load(Path(home).parent if home else Path(), f"{cls.__name__}.rom")
 
 
 def _check_config_space(owner: str, made: Declaration) -> None:

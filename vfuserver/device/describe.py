@@ -45,6 +45,7 @@ def _device(device: type[PciDevice]) -> dict[str, Any]:
     return {
         "identity": asdict(declared.identity),
         "config_size": config.size,
+        "rom": {"size": declared.rom.layout.size, "file": str(declared.rom.path)} if declared.rom is not None else None,
         "bars": [_bar(bar) for bar in sorted(declared.bars, key=lambda bar: bar.index)],
         "capabilities": [
             {**asdict(one), "fields": [asdict(field) for field in one.fields]} for one in config.capabilities

@@ -6,11 +6,14 @@ A device is its own only function. It must not know how models are found.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from vfuserver.device.card import Card
 from vfuserver.device.option import Option, parse_given
 from vfuserver.device.pci_device import PciDevice
+from vfuserver.device.rom import Rom
+from vfuserver.errors import UsageError
 
 Model: TypeAlias = type[PciDevice] | type[Card]
 
@@ -41,9 +44,18 @@ def options_of(model: Model) -> Mapping[str, Option[Any]]:
     return model.options() if issubclass(model, Card) else model.declaration.options
 
 
-def power_on(model: Model, options: Mapping[str, object], name: str | None = None) -> tuple[PciDevice, ...]:
-    """Its functions, made. UsageError: an option that does not exist, or a value that is not legal."""
+def power_on(
+    model: Model, options: Mapping[str, object], name: str | None = None, rom: Path | None = None
+) -> tuple[PciDevice, ...]:
+    """Its functions, made. `rom`: a file for the device's expansion ROM.
+
+    UsageError: an option that does not exist, a value that is not legal, a ROM that cannot be, or one for a card.
+    """
     given = parse_given(model.device_name, options_of(model), options)
     if issubclass(model, Card):
+        if rom is not None:
+            raise UsageError(
+                f"{model.device_name} is a card: its functions' classes say which ROM is whose; drop --rom"
+            )
         return model(name=name, **given).functions
-    return (model(name=name, **given),)
+    return (model(name=name, rom=None if rom is None else Rom(rom), **given),)

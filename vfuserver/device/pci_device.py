@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vfuserver._core import Gate
@@ -27,7 +28,8 @@ from vfuserver.device.interrupts import Interrupts
 from vfuserver.device.intx import IntxLine
 from vfuserver.device.msix_table import TABLE, MsixTable
 from vfuserver.device.option import parse_options
-from vfuserver.errors import LocalError
+from vfuserver.device.rom import Rom, RomImage
+from vfuserver.errors import DeclarationError, LocalError, UsageError
 from vfuserver.pci.capability import AnyCapability
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.caps.vendor_specific import VendorSpecific
@@ -54,11 +56,11 @@ if TYPE_CHECKING:
 class PciDevice(Backend):
     """Base class of device models.
 
-    Class attributes: `identity` (required), `capabilities`, `intx = Intx()`, `Bar`s with registers, `State`, `Option`,
-    `Doorbell`, methods under `@job` and `@timer`. With `decodes_always` BARs answer, with `masters_always` DMA and
-    message interrupts leave, whatever COMMAND says (not in D3hot): for clients that never write it (S2.15). A base
-    class that is no device itself says `class Base(PciDevice, abstract=True)`. Override `on_reset`, `on_vendor_write`
-    and `mappable_areas` as needed.
+    Class attributes: `identity` (required), `capabilities`, `intx = Intx()`, `rom = Rom(file)`, `Bar`s with registers,
+    `State`, `Option`, `Doorbell`, methods under `@job` and `@timer`. With `decodes_always` BARs answer, with
+    `masters_always` DMA and message interrupts leave, whatever COMMAND says (not in D3hot): for clients that never
+    write it (S2.15). A base class that is no device itself says `class Base(PciDevice, abstract=True)`. Override
+    `on_reset`, `on_vendor_write` and `mappable_areas` as needed.
 
     Raises DeclarationError at class creation; UsageError when made with an option that does not exist.
     """
@@ -67,6 +69,7 @@ class PciDevice(Backend):
     capabilities: ClassVar[Sequence[AnyCapability]] = ()
     decodes_always: ClassVar[bool] = False
     masters_always: ClassVar[bool] = False
+    rom: ClassVar[Rom | None] = None
     declaration: ClassVar[Declaration]
     device_name: ClassVar[str] = "device"
     card: Card | None = None
@@ -80,10 +83,13 @@ class PciDevice(Backend):
         if not abstract:
             cls.declaration = collect(cls, _RESERVED)
 
-    def __init__(self, card: Card | None = None, /, *, name: str | None = None, **options: object) -> None:
+    def __init__(
+        self, card: Card | None = None, /, *, name: str | None = None, rom: Rom | str | None = None, **options: object
+    ) -> None:
         """Powers the device on. `name` is what messages call it; `options` are declared Options, as text or typed.
 
-        A card passes itself: the device is the next one of its functions.
+        A card passes itself: the device is the next one of its functions. `rom`, or the file of that name, replaces
+        the class's own; UsageError if it cannot be read.
         """
         declared = self.declaration
         if card is not None:
@@ -99,8 +105,12 @@ class PciDevice(Backend):
         self.bars = {bar.index: self._bind_bar(bar) for bar in declared.bars}
         self.io_events = Doorbells(self.name, declared.doorbells, self.bars, self.gate)
         capabilities = [self._bind_capability(capability) for capability in declared.capabilities]
+        self.rom_image = declared.rom if rom is None else _loaded(rom)
         self.config = declared.config_space(
-            DevicePort(self), capabilities, multifunction=card is not None and card.multifunction
+            DevicePort(self),
+            capabilities,
+            multifunction=card is not None and card.multifunction,
+            rom=self.rom_image,
         )
         self.interrupts = self._make_interrupts()
         self.irqs = self.interrupts.infos()
@@ -285,6 +295,9 @@ class PciDevice(Backend):
         regions = [ABSENT] * PCI_NUM_REGIONS
         for index, bar in self.bars.items():
             regions[index] = replace(bar.region(), io_events=self.io_events.in_bar(index))
+        if self.rom_image is not None:
+            self.rom_image.warn(self.identity, self.name, self.log)
+            regions[PciRegion.ROM] = self.rom_image.region(self.gate)
         flags = RegionFlags.READ | RegionFlags.WRITE
         regions[PciRegion.CONFIG] = Region(self.config.size, flags, access=self.config.access)
         return tuple(regions)
@@ -303,9 +316,16 @@ class PciDevice(Backend):
         self.activity.end_all()
 
 
+def _loaded(rom: Rom | str) -> RomImage:
+    try:
+        return (rom if isinstance(rom, Rom) else Rom(rom)).load(Path(), "the expansion ROM")
+    except DeclarationError as error:
+        raise UsageError(str(error)) from error
+
+
 _RESERVED = (
     frozenset(dir(PciDevice))
-    | {"name", "log", "gate", "dma", "activity", "client", "bars", "config", "irqs"}
+    | {"name", "log", "gate", "dma", "activity", "client", "bars", "config", "irqs", "rom_image"}
     | {
         "io_events",
         "regions",

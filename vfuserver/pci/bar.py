@@ -27,8 +27,8 @@ _IO_LARGEST: Final = 256  # PCI 3.0, 6.2.5.1: no more than 256 bytes per I/O bas
 _MEMORY_SMALLEST: Final = 16
 _MEMORY_32_LARGEST: Final = 1 << 31
 _MEMORY_64_LARGEST: Final = 1 << 63
-_ROM_SMALLEST: Final = 2 << 10  # bits 10:1 are reserved
-_ROM_LARGEST: Final = 16 << 20  # PCI 3.0, 6.2.5.2
+ROM_SMALLEST: Final = 2 << 10  # bits 10:1 are reserved
+ROM_LARGEST: Final = 16 << 20  # PCI 3.0, 6.2.5.2
 
 
 class BarKind(Enum):
@@ -121,7 +121,7 @@ class RomLayout:
     size: int
 
     def __post_init__(self) -> None:
-        require_power_of_two("size of the expansion ROM in bytes", self.size, _ROM_SMALLEST, _ROM_LARGEST)
+        require_power_of_two("size of the expansion ROM in bytes", self.size, ROM_SMALLEST, ROM_LARGEST)
 
     def field(self) -> Field:
         """The register's row in the header: the address, and bit 0, which enables decoding."""
