@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from vfuserver.registers.policy import COUNTER, RC, RESERVED, RO, RW, W1C, W1S, WO, Policy, Reads, Writes
     from vfuserver.registers.register import Register, RegisterArray
     from vfuserver.vfio.backend import Backend, Client, ResetReason
+    from vfuserver.vfio.later import Later
 
 _HOMES = {
     "vfuserver.device.bar": ("Bar", "BoundBar", "GiB", "KiB", "MiB"),
@@ -123,6 +124,7 @@ _HOMES = {
     ),
     "vfuserver.registers.register": ("Register", "RegisterArray"),
     "vfuserver.vfio.backend": ("Backend", "Client", "ResetReason"),
+    "vfuserver.vfio.later": ("Later",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -163,6 +165,7 @@ __all__ = [
     "IntxLine",
     "KiB",
     "LatencyTolerance",
+    "Later",
     "LocalError",
     "MemoryWindow",
     "MiB",

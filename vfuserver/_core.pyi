@@ -159,9 +159,9 @@ def is_eventfd(fd: int) -> bool: ...
 # -- one connection -----------------------------------------------------------------------------------------------
 
 Output: TypeAlias = tuple[bytes, tuple[int, ...]]  # one sendmsg: bytes, and the descriptors that go with its first byte
-Access: TypeAlias = Callable[[int, int, bytes | None], bytes | None]
-"""A region without a table: access(offset, count, None) -> bytes, access(offset, count, data) -> None. Bounds are
-already checked. May raise CommandError(errno)."""
+Access: TypeAlias = Callable[[int, int, bytes | None], object]
+"""A region without a table: access(offset, count, None) -> bytes, access(offset, count, data) -> None, or any other
+object: "later". Bounds are already checked. May raise CommandError(errno)."""
 
 class Stream:
     """The one receiver of vfio-user messages, without I/O: frames, keeps the order, serves the region commands from

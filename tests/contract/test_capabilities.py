@@ -18,7 +18,7 @@ from vfuserver.pci import (
     walk_extended,
 )
 from vfuserver.pci.capability import CapabilityClass
-from vfuserver.vfio import ResetReason
+from vfuserver.vfio import Later, ResetReason
 
 VARIANTS = [variant for declared in registered() for variant in declared.variants()]
 HEADER_BYTES = {False: 2, True: 4}
@@ -33,8 +33,9 @@ class ResettingPort(GatePort):
 
     config: ConfigSpace
 
-    def reset_requested(self, reason: ResetReason) -> None:
+    def reset_requested(self, reason: ResetReason) -> Later | None:
         self.config.reset()
+        return None
 
 
 def extending() -> AnyCapability:

@@ -44,7 +44,7 @@ def mask_by_set_irqs(client: LocalClient) -> Callable[[], None]:
     return lambda: client.unmask(MSIX, 1)
 
 
-def mask_by_maskall(client: LocalClient) -> Callable[[], None]:
+def mask_by_maskall(client: LocalClient) -> Callable[[], object]:
     at = capability(client, MSIX_AT) + 3
     client.write_config(at, b"\xc0")
     return lambda: client.write_config(at, b"\x80")

@@ -1,12 +1,13 @@
 """docs/devices.md: every example is a device that can be made, described and driven as the text says."""
 
+import asyncio
 from itertools import count
 from typing import Any
 
 import pytest
 
 from tests.docs.blocks import Block, blocks
-from vfuserver import Card, describe
+from vfuserver import Card, PciExpress, describe
 from vfuserver.device.model import Model, is_model
 from vfuserver.errors import UsageError
 from vfuserver.testing.local_client import LocalClient
@@ -61,6 +62,20 @@ def test_functions_of_a_card_share_it() -> None:
         client.write(0, 0, 0x40)
     assert (card.receiver.letter, card.sent) == (0x41, 1)
     card.close()
+
+
+async def test_a_reset_that_takes_time_answers_when_it_is_complete() -> None:
+    """S2.26: the function level reset's write waits for the timer."""
+    device: Any = example("Settling")()
+    with LocalClient(device) as client:
+        at = device.config.find(PciExpress).start + 8
+        later = client.write_config(at, b"\x00\x80")
+        assert later is not None
+        assert not later.done
+        done = asyncio.Event()
+        later.when_done(lambda _: done.set())
+        await asyncio.wait_for(done.wait(), 10)
+    device.close()
 
 
 def test_options_are_checked_and_read_as_attributes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from vfuserver._core import Gate
 from vfuserver.pci import AnyCapability, BarKind, BarLayout, Command, ConfigSpace, GatePort, PciIdentity, PowerState
 from vfuserver.pci.caps.pci_express import PciExpress
-from vfuserver.vfio import PciIrq, ResetReason
+from vfuserver.vfio import Later, PciIrq, ResetReason
 
 Events = list[tuple[object, ...]]
 Make = Callable[..., ConfigSpace]
@@ -41,10 +41,11 @@ class RecordingPort(GatePort):
     def interrupts_changed(self, index: PciIrq) -> None:
         self.events.append(("interrupts", index))
 
-    def reset_requested(self, reason: ResetReason) -> None:
+    def reset_requested(self, reason: ResetReason) -> Later | None:
         self.events.append(("reset", reason))
         if self.config is not None:
             self.config.reset()
+        return None
 
 
 @pytest.fixture

@@ -32,6 +32,6 @@ class DevicePort(GatePort):
         """Sends what is no longer masked."""
         self._device.interrupts.changed(index)
 
-    def reset_requested(self, reason: ResetReason) -> None:
+    def reset_requested(self, reason: ResetReason) -> Later | None:
         """Resets the device, its configuration space included."""
-        self._device.reset(reason)
+        return self._device.reset(reason)

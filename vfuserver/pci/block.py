@@ -16,6 +16,7 @@ from vfuserver.errors import LocalError
 from vfuserver.pci.bar import BarLayout
 from vfuserver.pci.fields import Field, Layout, compile_layout
 from vfuserver.pci.port import ENABLES, Command, ConfigPort
+from vfuserver.vfio import Later
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,10 @@ class Block(ABC):
     def check(self, bars: Sequence[BarLayout]) -> None:  # noqa: B027 - most blocks have nothing to check
         """Refuses a declaration that does not fit the function's BARs (DeclarationError). Called once, before use."""
 
-    def on_write(self, write: Write) -> None:  # noqa: B027 - most blocks have nothing to do
-        """Called after each stored piece of a write into this block."""
+    def on_write(self, write: Write) -> Later | None:
+        """Called after each stored piece of a write into this block. A Later: what it started takes time, and neither
+        the rest of the write nor its answer comes before that is done."""
+        return None
 
     def on_reset(self, before: bytes) -> None:  # noqa: B027 - most blocks have nothing to do
         """Called after the reset image was restored, with the block's bytes from before."""

@@ -26,7 +26,7 @@ from vfuserver.pci.fields import BYTE, DWORD, WORD
 from vfuserver.pci.header import STATUS_ERRORS, Header, InterruptPin, Status, as_pin
 from vfuserver.pci.identity import PciIdentity
 from vfuserver.pci.port import ENABLES, NO_COMMAND, Command, ConfigPort
-from vfuserver.vfio import PciIrq
+from vfuserver.vfio import Later, PciIrq
 
 _PIECES: Final = (DWORD, WORD, BYTE)
 _MESSAGE_INTERRUPTS: Final = (PciIrq.MSI, PciIrq.MSIX)
@@ -90,9 +90,10 @@ class ConfigSpace:
 
     # -- access -------------------------------------------------------------------------------------------------
 
-    def access(self, offset: int, count: int, data: bytes | None) -> bytes | None:
+    def access(self, offset: int, count: int, data: bytes | None) -> bytes | Later | None:
         """A client's region access: `data` None reads `count` bytes, else writes them. Bytes from offset 0.
 
+        A write that resets the function may return a Later: it has had its effect when that is done (S2.26).
         CommandError(EINVAL), before any effect, for count 0, an end beyond the space, or data of another length
         (S2.5). Read-only bits are dropped silently (S2.2).
         """
@@ -102,19 +103,20 @@ class ConfigSpace:
             return bytes(self._values[offset : offset + count])
         if len(data) != count:
             raise CommandError(errno.EINVAL, f"configuration write of {count} bytes carries {len(data)}")
-        for position, width in self.pieces(offset, count):
-            self._write_piece(position, bytes(data[position - offset : position - offset + width]))
-        return None
+        pieces = ((at, bytes(data[at - offset : at - offset + width])) for at, width in self.pieces(offset, count))
+        return self._write_pieces(pieces)
 
     def read(self, offset: int, width: int) -> int:
         """The little-endian value of `width` bytes."""
         data = self.access(offset, width, None)
-        assert data is not None
+        assert isinstance(data, bytes)
         return int.from_bytes(data, "little")
 
-    def write(self, offset: int, width: int, value: int) -> None:
+    def write(self, offset: int, width: int, value: int) -> Later | None:
         """Writes a little-endian value of `width` bytes as a client would."""
-        self.access(offset, width, value.to_bytes(width, "little"))
+        later = self.access(offset, width, value.to_bytes(width, "little"))
+        assert not isinstance(later, bytes)
+        return later
 
     def pieces(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
         """How a write is cut: (offset, width) of each piece, in order (S2.4)."""
@@ -130,14 +132,22 @@ class ConfigSpace:
         owner = self._owners[offset]
         return all(other is owner for other in self._owners[offset : offset + width])
 
-    def _write_piece(self, offset: int, data: bytes) -> None:
+    def _write_pieces(self, pieces: Iterator[tuple[int, bytes]]) -> Later | None:
+        """Writes one piece after the other; where one takes time, the others wait for it."""
+        for offset, data in pieces:
+            later = self._write_piece(offset, data)
+            if later is not None:
+                return later.then(lambda: self._write_pieces(pieces))
+        return None
+
+    def _write_piece(self, offset: int, data: bytes) -> Later | None:
         owner = self._owners[offset]
         if owner is None:
-            return
+            return None
         old = owner.snapshot()
         self._store(offset, data)
         try:
-            owner.on_write(Write(owner.layout, offset - owner.start, data, old, owner.snapshot()))
+            return owner.on_write(Write(owner.layout, offset - owner.start, data, old, owner.snapshot()))
         finally:
             self._announce()
 

@@ -8,7 +8,7 @@ from enum import IntEnum, IntFlag
 from typing import Final, Protocol
 
 from vfuserver._core import Gate
-from vfuserver.vfio import PciIrq, ResetReason
+from vfuserver.vfio import Later, PciIrq, ResetReason
 
 
 class Command(IntFlag):
@@ -51,9 +51,10 @@ class ConfigPort(Protocol):
         """What masks this interrupt index may have changed (INTX_DISABLE, MSI masks, MSI-X's MASKALL, bus mastering):
         what is pending and no longer masked is due now (S2.16, S2.20, S2.21)."""
 
-    def reset_requested(self, reason: ResetReason) -> None:
+    def reset_requested(self, reason: ResetReason) -> Later | None:
         """The guest asks for a reset through a capability. The device resets itself, ConfigSpace.reset() included,
-        before it returns (S2.23, S2.26)."""
+        before it returns; with a Later, the reset is complete, and the write is answered, when that is (S2.23, S2.26).
+        """
 
 
 class GatePort:
@@ -77,8 +78,9 @@ class GatePort:
     def interrupts_changed(self, index: PciIrq) -> None:
         """Nothing: a gate holds no interrupts."""
 
-    def reset_requested(self, reason: ResetReason) -> None:
+    def reset_requested(self, reason: ResetReason) -> Later | None:
         """Nothing: a gate has no state to reset."""
+        return None
 
     def _gate_bits(self, command: Command) -> int:
         return sum(gate_bit for bit, gate_bit in self._bits.items() if bit in command)

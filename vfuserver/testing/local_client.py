@@ -15,7 +15,7 @@ from contextlib import suppress
 from vfuserver import _core
 from vfuserver._core import PROT_READ, PROT_WRITE, Gate, Ioas
 from vfuserver.errors import DmaError
-from vfuserver.vfio import Backend, PciIrq
+from vfuserver.vfio import Backend, Later, PciIrq
 
 
 class LocalMemory:
@@ -170,13 +170,17 @@ class LocalClient:
         """A REGION_READ of configuration space."""
         access = self.backend.regions[7].access
         assert access is not None
-        return access(offset, count, None) or b""
+        data = access(offset, count, None)
+        assert isinstance(data, bytes)
+        return data
 
-    def write_config(self, offset: int, data: bytes) -> None:
-        """A REGION_WRITE of configuration space."""
+    def write_config(self, offset: int, data: bytes) -> Later | None:
+        """A REGION_WRITE of configuration space; a Later is what its answer would wait for."""
         access = self.backend.regions[7].access
         assert access is not None
-        access(offset, len(data), data)
+        later = access(offset, len(data), data)
+        assert not isinstance(later, bytes)
+        return later
 
     def close(self) -> None:
         """The connection ends: the backend is detached, memory and eventfds go. Idempotent."""

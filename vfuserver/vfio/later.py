@@ -60,3 +60,28 @@ class Later:
             callback(self._result)
         else:
             self._callback = callback
+
+    def then(self, more: Callable[[], "Later | None"]) -> "Later":
+        """This one and what `more()` does after it, as one answer: None, or the first error, which ends it.
+
+        Cancelling the whole stops what is under way; what was to follow does not happen.
+        """
+        whole = Later(self.what, on_cancel=self.cancel)
+
+        def go_on(result: object) -> None:
+            if isinstance(result, BaseException):
+                whole.set_error(result)
+                return
+            try:
+                following = more()
+            except Exception as error:
+                whole.set_error(error)
+                return
+            if following is None:
+                whole.set_result(None)
+            else:
+                whole.on_cancel = following.cancel
+                following.when_done(whole.set_result)
+
+        self.when_done(go_on)
+        return whole

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 from vfuserver._core import Table
 from vfuserver.vfio.io_event import IoEvent
+from vfuserver.vfio.later import Later
 from vfuserver.vfio.uapi import RegionFlags
 
 _NO_FLAGS = RegionFlags(0)
 
-RegionAccess = Callable[[int, int, bytes | None], bytes | None]
-"""access(offset, count, None) returns `count` bytes; access(offset, count, data) writes. CommandError(errno)."""
+RegionAccess = Callable[[int, int, bytes | None], bytes | Later | None]
+"""access(offset, count, None) returns `count` bytes; access(offset, count, data) writes and returns None, or a Later
+that is completed with None when the write has had its effect. CommandError(errno)."""
 
 
 @dataclass(frozen=True, slots=True)

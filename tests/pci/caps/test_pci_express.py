@@ -23,7 +23,7 @@ def test_express_all_ones_changes_control_registers_only(make: Make, flr: bool) 
     """S2.25: DEVCTL except PHANTOM (and FLR), DEVCTL2 except ARI; link, slot and root registers stay."""
     config = make(PciExpress(flr=flr))
     before = config.access(0x40, 60, None)
-    assert before is not None
+    assert isinstance(before, bytes)
     expected = bytearray(before)
     expected[8:10] = (0x7DFF).to_bytes(2, "little")
     expected[0x28:0x2A] = (0xFFDF).to_bytes(2, "little")

@@ -12,7 +12,7 @@ from typing import Final
 from vfuserver.pci.block import Write
 from vfuserver.pci.capability import Capability
 from vfuserver.pci.fields import BYTE, Field
-from vfuserver.vfio import ResetReason
+from vfuserver.vfio import Later, ResetReason
 
 AF_ID: Final = 0x13
 AF_LENGTH: Final = 0x02
@@ -63,7 +63,8 @@ class AdvancedFeatures(Capability, id=AF_ID):
         """With and without the reset."""
         return (cls(), cls(flr=False))
 
-    def on_write(self, write: Write) -> None:
+    def on_write(self, write: Write) -> Later | None:
         """Runs the function level reset; the bit itself always reads 0 (S2.26)."""
         if self.flr and write.asked("control") & AfControl.INITIATE_FLR:
-            self.port.reset_requested(ResetReason.FLR)
+            return self.port.reset_requested(ResetReason.FLR)
+        return None

@@ -12,7 +12,7 @@ from typing import Final
 from vfuserver.pci.block import Write
 from vfuserver.pci.capability import Capability
 from vfuserver.pci.fields import DWORD, WORD, WORD_MASK, Field
-from vfuserver.vfio import ResetReason
+from vfuserver.vfio import Later, ResetReason
 
 EXPRESS_ID: Final = 0x10
 EXP_CAPABILITIES: Final = 0x02
@@ -217,7 +217,8 @@ class PciExpress(Capability, id=EXPRESS_ID, extends=True):
         """Without and with a function level reset, and inside a root complex."""
         return (cls(), cls(flr=True), cls(port_type=PortType.ROOT_COMPLEX_ENDPOINT))
 
-    def on_write(self, write: Write) -> None:
+    def on_write(self, write: Write) -> Later | None:
         """Runs the function level reset; the bit itself always reads 0 (S2.26)."""
         if self.flr and write.asked("device_control") & DeviceControl.INITIATE_FLR:
-            self.port.reset_requested(ResetReason.FLR)
+            return self.port.reset_requested(ResetReason.FLR)
+        return None

@@ -14,7 +14,7 @@ from vfuserver.pci.block import Write
 from vfuserver.pci.capability import Capability
 from vfuserver.pci.fields import BYTE, WORD, Field
 from vfuserver.pci.port import ENABLES, NO_COMMAND, Command, PowerState
-from vfuserver.vfio import ResetReason
+from vfuserver.vfio import Later, ResetReason
 
 PM_ID: Final = 0x01
 PM_CAPABILITIES: Final = 0x02
@@ -114,13 +114,15 @@ class PowerManagement(Capability, id=PM_ID):
         """Nothing in D3hot: neither BARs nor DMA nor interrupts (S0.6)."""
         return NO_COMMAND if self.state is PowerState.D3_HOT else ENABLES
 
-    def on_write(self, write: Write) -> None:
-        """Performs the transition that was asked for."""
+    def on_write(self, write: Write) -> Later | None:
+        """Performs the transition that was asked for; one that resets the function is over when the reset is."""
+        later = None
         asked = PowerState(write.asked("control") & PmControl.STATE)
         if asked in _ARCS[self.state] and self._has(asked):
             if self.state is PowerState.D3_HOT and not self.no_soft_reset:
-                self.port.reset_requested(ResetReason.POWER)
+                later = self.port.reset_requested(ResetReason.POWER)
             self._enter(asked)
+        return later
 
     def on_reset(self, before: bytes) -> None:
         """A reset ends in D0."""
