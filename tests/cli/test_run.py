@@ -70,6 +70,21 @@ def test_run_gives_qemu_its_words_and_a_live_socket_for_every_device(
     assert not folder.exists()
 
 
+def test_run_puts_the_functions_of_a_card_into_one_slot(run: Run, qemu: Path) -> None:
+    words = ("run", "idio-pair", "edu", "idio-pair", "--set", "idio-pair-2.wired=no", "--guest", "none")
+    done = run(*words, "--", "-accel", "tcg")
+    assert done.returncode == 0, done.stderr
+    devices = [json.loads(word) for word in told() if word.startswith("{")]
+    assert [(one["id"], one.get("addr")) for one in devices] == [
+        ("idio-pair.0", "0x10.0"),
+        ("idio-pair.1", "0x10.1"),
+        ("edu", None),
+        ("idio-pair-2.0", "0x12.0"),
+        ("idio-pair-2.1", "0x12.1"),
+    ]
+    assert len({one["socket"]["path"] for one in devices}) == len(devices)
+
+
 def test_run_with_a_kernel_of_one_s_own_adds_no_other_and_no_console(run: Run, qemu: Path) -> None:
     assert run("run", "edu", "--", "-kernel", "mine", "-accel", "tcg").returncode == 0
     words = told()
@@ -193,6 +208,20 @@ def test_run_boots_the_stock_guest_to_a_shell(environment: None, topology: str, 
     assert done.returncode == 0
     assert f"0000:{address} 1234:11e8" in done.stdout
     assert "0x010000ed" in done.stdout
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize(
+    ("topology", "slot"), [("q35-shared", "00:10"), ("q35-nofds", "00:10"), ("q35-hotplug", "01:00")]
+)
+def test_run_boots_a_guest_with_every_function_of_a_card(environment: None, topology: str, slot: str) -> None:
+    """Behind a root port, too; from one function to the other."""
+    typed = f"pcitool write {slot}.0 2 0 1 0x5a; echo read $(pcitool read {slot}.1 2 1 1)\nexit\n"
+    done = shell("idio-pair", "--topology", topology, typed=typed)
+    assert done.returncode == 0
+    assert f"0000:{slot}.0 494f:0dc8" in done.stdout
+    assert f"0000:{slot}.1 494f:0dc8" in done.stdout
+    assert "read 0x5a" in done.stdout
 
 
 @pytest.mark.guest
