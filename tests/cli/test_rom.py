@@ -37,6 +37,15 @@ def test_serve_warns_of_a_rom_for_another_device(serve: Serve, file: Path) -> No
     assert "the image at 0x0 is for 1234:11e8, not 1234:7e57" in err
 
 
+@pytest.mark.parametrize(("limit", "warned"), [("0x100000", True), ("0x200000", False)])
+def test_serve_warns_of_a_rom_that_no_message_can_hold(serve: Serve, file: Path, limit: str, warned: bool) -> None:
+    """QEMU 11.1 reads a ROM in one message: "vfio: Error reading device ROM: Invalid argument"."""
+    file.write_bytes(rom_image(0x1234, 0x11E8, units=2049))
+    with serve("edu", "--socket", "edu.sock", "--rom", file, "--max-data-xfer-size", limit) as serving:
+        _, _, err = serving.end()
+    assert ("QEMU cannot read the expansion ROM of 2097152 bytes" in err) == warned
+
+
 def test_a_rom_of_a_configuration_file_lies_beside_it(serve: Serve, run: Run, tmp_path: Path, file: Path) -> None:
     (tmp_path / "etc").mkdir()
     file.rename(tmp_path / "etc" / "edu.rom")

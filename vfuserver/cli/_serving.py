@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from vfuserver.errors import UsageError
 
 if TYPE_CHECKING:
-    from vfuserver.device import Model
+    from vfuserver.device import Model, PciDevice
     from vfuserver.engine import Listener, Server
     from vfuserver.guest import Plug
+    from vfuserver.session import SessionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,24 @@ def add(server: Server, wanted: Wanted) -> list[str]:
     for function, (listener, _) in zip(functions, places, strict=True):
         if wanted.suggest:
             suggest(function)
+        _warn_of_long_rom(function, options)
         server.add(function, listener, options)
     return [f"{function.name} {address}" for function, (_, address) in zip(functions, places, strict=True)]
+
+
+def _warn_of_long_rom(function: PciDevice, options: SessionOptions) -> None:
+    """QEMU asks for the whole ROM in one message, gets EINVAL for one that is too long, and shows the guest no ROM."""
+    from vfuserver.vfio import PciRegion
+
+    size, limit = function.regions[PciRegion.ROM].size, options.max_data_xfer_size
+    if size > limit:
+        function.log.warning(
+            "%s: QEMU cannot read the expansion ROM of %d bytes, as messages have at most %d: "
+            "raise max-data-xfer-size to the ROM's size",
+            function.name,
+            size,
+            limit,
+        )
 
 
 def require_places(model: Model, count: int) -> None:
