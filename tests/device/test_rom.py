@@ -151,6 +151,12 @@ def test_a_size_that_cannot_be_is_refused(tmp_path: Path, length: int, size: int
         Bare(rom=Rom(tmp_path / "r", size))
 
 
+def test_a_file_that_cannot_be_read_leaves_no_descriptor_behind() -> None:
+    """testdev has a BAR with a file behind it (the fixture counts descriptors)."""
+    with pytest.raises(UsageError, match=r"none\.rom must be a file that can be read"):
+        load("testdev")(rom="none.rom")
+
+
 def test_a_class_names_a_file_beside_its_own(file: Path) -> None:
     """A class that derives from it elsewhere has that file too."""
     file.with_name("bootable.py").write_text(BOOTABLE)

@@ -101,11 +101,11 @@ class PciDevice(Backend):
         self.activity = Activity(self.name)
         self.client: Client | None = None
         self.__dict__.update(parse_options(self.device_name, declared.options, options))
+        self.rom_image = declared.rom if rom is None else _loaded(rom)  # before anything owns a descriptor
         self._reset_state()
         self.bars = {bar.index: self._bind_bar(bar) for bar in declared.bars}
         self.io_events = Doorbells(self.name, declared.doorbells, self.bars, self.gate)
         capabilities = [self._bind_capability(capability) for capability in declared.capabilities]
-        self.rom_image = declared.rom if rom is None else _loaded(rom)
         self.config = declared.config_space(
             DevicePort(self),
             capabilities,
