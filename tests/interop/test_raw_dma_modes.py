@@ -9,7 +9,7 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import Server, eventually, refused
-from tests.interop.test_raw_dma import COPY, DONE, FAILED, FILL, FROM_BUFFER, PATTERN, SIZE, TO_BUFFER, dma
+from tests.interop.dma.conftest import COPY, DONE, FAILED, FILL, FROM_BUFFER, PATTERN, SIZE, TO_BUFFER, dma
 
 MMAP, FILE_IO = 4, 8
 RW = raw.READABLE | raw.WRITEABLE

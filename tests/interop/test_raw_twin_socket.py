@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import Server, eventually
-from tests.interop.test_raw_dma import BUSY, COPY, DONE, FAILED, PATTERN, REMOTE, SIZE, STATUS, TO_BUFFER, start
+from tests.interop.dma.conftest import BUSY, COPY, DONE, FAILED, PATTERN, REMOTE, SIZE, STATUS, TO_BUFFER, start
 
 PROPOSAL = b'{"capabilities": {"max_data_xfer_size": 1048576, "max_msg_fds": 8, "twin_socket": {"supported": true}}}\0'
 DELAY, DELAYED = 0x44, 0x48
