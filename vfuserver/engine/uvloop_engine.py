@@ -51,8 +51,7 @@ class _Served:
             self._cannot_accept(error)
             return
         if self._client is not None and not self._client.peer_is_gone():
-            label = self._client.session.label
-            log.warning("%s: a second client is refused: %s is connected", self._backend.name, label)
+            self._client.session.log.provoked(logging.WARNING, "a second client is refused: this one is connected")
             newcomer.close()
             return
         self._serve(newcomer)

@@ -20,6 +20,7 @@ It must not know the IOAS or the device. It imports asyncio for the futures that
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Callable
 from typing import Final
@@ -139,7 +140,8 @@ class Outgoing:
             return
         piece = self._pieces.pop(message_id, None)
         if piece is None:
-            self._log.warning("a reply to message %d of command %d, which we never sent: dropped", message_id, number)
+            text = "a reply to message %d of command %d, which we never sent: dropped"
+            self._log.provoked(logging.WARNING, text, message_id, number)
             return
         self._under_way -= piece.count
         if not piece.transfer.done.done():

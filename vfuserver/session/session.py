@@ -120,6 +120,7 @@ class Session:
         if self._attached:
             self._detach()
         self.connection.close()
+        self.log.tell_withheld()
         self.log.log(logging.WARNING if broken else logging.INFO, "connection closed: %s", broken or reason)
 
     # -- what the stream calls
@@ -133,13 +134,15 @@ class Session:
                 name = command.name
                 return self._handle(command, Request(command.request, payload, owned))
             except CommandError as error:
-                level = logging.DEBUG if (number, error.errno) in EXPECTED else logging.WARNING
-                self.log.log(level, "%s refused: %s", name, error)
+                if (number, error.errno) in EXPECTED:
+                    self.log.debug("%s refused: %s", name, error)
+                else:
+                    self.log.provoked(logging.WARNING, "%s refused: %s", name, error)
                 raise
             except PeerError:
                 raise
             except Exception as error:
-                self.log.exception("%s failed", name)
+                self.log.provoked(logging.ERROR, "%s failed", name, error=error)
                 raise CommandError(errno.EIO, f"{name}: {error!r}") from error
             finally:
                 self._inside = False
@@ -196,9 +199,9 @@ class Session:
     def _hook_error(self, region: int, offset: int, error: BaseException) -> None:
         where = "a message" if region < 0 else self.backend.describe_access(region, offset)
         if isinstance(error, CommandError):
-            self.log.warning("%s refused: %s", where, error)
+            self.log.provoked(logging.WARNING, "%s refused: %s", where, error)
         else:
-            self.log.error("%s failed", where, exc_info=error)
+            self.log.provoked(logging.ERROR, "%s failed", where, error=error)
 
     # -- what it does itself
 
@@ -207,9 +210,9 @@ class Session:
         command, self._held_command = self._held_command, None
         what = command or "a register access"
         if isinstance(result, CommandError):
-            self.log.warning("%s refused: %s", what, result)
+            self.log.provoked(logging.WARNING, "%s refused: %s", what, result)
         elif isinstance(result, BaseException):
-            self.log.error("%s failed", what, exc_info=result)
+            self.log.provoked(logging.ERROR, "%s failed", what, error=result)
             result = CommandError(errno.EIO, f"{what}: {result!r}")
         elif command and result is None:
             result = b""
