@@ -10,9 +10,6 @@ from vfuserver.guest.pciutils import fetched_lspci
 Lspci = Callable[..., str]
 """lspci(dump, *options): what lspci says of the text of a dump."""
 
-COMPLAINTS = ("invalid", "unknown", "Unknown", "broken", "access denied", "chain looped", "!!!")
-"""What lspci says of something that it cannot make sense of."""
-
 SYSTEM_FOLDERS = "/usr/sbin:/sbin:/usr/bin"
 """Where it is installed and a user's PATH may not lead."""
 
