@@ -34,7 +34,8 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
         },
         default="auto",
         reason="the first QEMU client (10.1) declared a 32-bit count, which moves the data by four bytes (S0.14)",
-        found="a DMA_WRITE of no bytes: a reply of 16 bytes means old, a longer one spec (field-notes C.8, G)",
+        found="a DMA_WRITE of no bytes: a reply of 16 bytes means old, a longer one spec (field-notes C.8, G); say "
+        "spec to libvfio-user's sample client, which waits for those bytes for good",
     ),
     REGION_ERRORS: Quirk(
         values={
