@@ -107,11 +107,18 @@ static PyObject *dma_failed(int error, unsigned long long iova, unsigned long lo
     return raise_errno(DmaError, -error, "%s %llu bytes at IOVA %#llx: %s", what, length, iova, why);
 }
 
-static bool bus_master(IoasObject *self, unsigned long long iova, unsigned long long length)
+/* What COMMAND and the migration machine say at this very moment: a thread may have asked earlier (S2.33). */
+static bool may_master(IoasObject *self, unsigned long long iova, unsigned long long length)
 {
-    if (!self->gate || vfu_gate_open(&self->gate->gate, VFU_GATE_MASTER))
+    const vfu_gate *gate = self->gate ? &self->gate->gate : NULL;
+
+    if (vfu_gate_open(gate, VFU_GATE_MASTER | VFU_GATE_RUNNING))
         return true;
-    raise_errno(DmaError, EPERM, "DMA of %llu bytes at IOVA %#llx: bus mastering is off (COMMAND bit 2)", length, iova);
+    if (vfu_gate_open(gate, VFU_GATE_MASTER))
+        raise_errno(DmaError, EBUSY, "DMA of %llu bytes at IOVA %#llx: the device is stopped", length, iova);
+    else
+        raise_errno(DmaError, EPERM, "DMA of %llu bytes at IOVA %#llx: bus mastering is off (COMMAND bit 2)", length,
+                    iova);
     return false;
 }
 
@@ -141,7 +148,7 @@ static PyObject *ioas_plan(IoasObject *self, PyObject *args)
     vfu_extent extent;
     PyObject *list;
 
-    if (!PyArg_ParseTuple(args, "KKI:plan", &iova, &length, &prot) || !bus_master(self, iova, length))
+    if (!PyArg_ParseTuple(args, "KKI:plan", &iova, &length, &prot) || !may_master(self, iova, length))
         return NULL;
     if (length && iova + (length - 1) < iova)
         return dma_failed(-EFAULT, iova, length, "cannot reach");
@@ -176,7 +183,7 @@ static PyObject *ioas_read(IoasObject *self, PyObject *args)
     PyObject *bytes;
     int error;
 
-    if (!PyArg_ParseTuple(args, "Kn:read", &iova, &length) || !bus_master(self, iova, (unsigned long long)length))
+    if (!PyArg_ParseTuple(args, "Kn:read", &iova, &length) || !may_master(self, iova, (unsigned long long)length))
         return NULL;
     bytes = PyBytes_FromStringAndSize(NULL, length);
     if (!bytes)
@@ -196,7 +203,7 @@ static PyObject *ioas_read_into(IoasObject *self, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "Kw*:read_into", &iova, &buffer))
         return NULL;
-    if (bus_master(self, iova, (unsigned long long)buffer.len))
+    if (may_master(self, iova, (unsigned long long)buffer.len))
         error = read_some(self, iova, buffer.buf, buffer.len);
     if (error < 0)
         dma_failed(error, iova, (unsigned long long)buffer.len, "cannot read");
@@ -214,7 +221,7 @@ static PyObject *ioas_write(IoasObject *self, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "Ky*:write", &iova, &buffer))
         return NULL;
-    if (bus_master(self, iova, (unsigned long long)buffer.len)) {
+    if (may_master(self, iova, (unsigned long long)buffer.len)) {
         if (keeps_gil(self, buffer.len)) {
             error = vfu_ioas_write(&self->ioas, iova, buffer.buf, (uint64_t)buffer.len);
         } else {
@@ -236,7 +243,7 @@ static PyObject *ioas_copy(IoasObject *self, PyObject *args)
     unsigned long long source, destination, length;
     int error;
 
-    if (!PyArg_ParseTuple(args, "KKK:copy", &source, &destination, &length) || !bus_master(self, source, length))
+    if (!PyArg_ParseTuple(args, "KKK:copy", &source, &destination, &length) || !may_master(self, source, length))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     error = vfu_ioas_copy(&self->ioas, source, destination, length);
