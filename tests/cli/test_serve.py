@@ -147,3 +147,26 @@ async def test_serve_runs_the_device_with_its_options(serve: Serve, tmp_path: Pa
         async with await Client.connect(tmp_path / "g.sock") as client:
             await client.enable()
             assert await client.region_read(2, 1, 1) == b"\xa5"
+
+
+BROKEN = """
+from vfuserver import Msi, PciDevice, PciIdentity, VendorSpecific
+
+class Loop(VendorSpecific):
+    def header_bytes(self, following):
+        return bytes((self.id, 0x40))
+
+class Broken(PciDevice):
+    identity = PciIdentity(0x1234, 1)
+    capabilities = (Loop(8), Msi())
+"""
+
+
+def test_serve_of_a_device_with_a_broken_capability_list_never_listens(run: Run, tmp_path: Path) -> None:
+    """S2.6: configuration space is complete before the socket is there."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    done = run("serve", "broken.py:Broken", "--socket", "broken.sock")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "the capability list is" in done.stderr
+    assert not (tmp_path / "broken.sock").exists()

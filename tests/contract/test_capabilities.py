@@ -1,6 +1,12 @@
 """What every capability of `pci/caps` must do, whatever it is: a new file there is covered without an edit here."""
 
+import logging
+import sys
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from itertools import product
+from types import FrameType
 
 import pytest
 
@@ -23,6 +29,8 @@ from vfuserver.vfio import Later, ResetReason
 VARIANTS = [variant for declared in registered() for variant in declared.variants()]
 HEADER_BYTES = {False: 2, True: 4}
 PATTERNS = (0x00, 0xFF, 0xA5, 0x5A)
+ROUNDING = 512
+"""Bytes: less than any table of a configuration space, more than integers that are stored anew."""
 
 every_class = pytest.mark.parametrize("declared", registered(), ids=lambda declared: declared.__name__)
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=repr)
@@ -154,3 +162,67 @@ def test_variant_declaration_is_not_changed_by_use(variant: AnyCapability) -> No
         == live.image()[HEADER_BYTES[isinstance(variant, ExtendedCapability)] :]
     )
     assert space_with(variant)[0].image == config.reset_image
+
+
+def calls(work: Callable[[], object]) -> list[str]:
+    """The Python functions that are entered meanwhile, in order, as module.name."""
+    entered: list[str] = []
+
+    def enter(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            entered.append(f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}")
+
+    sys.setprofile(enter)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return [name for name in entered if name.startswith("vfuserver.")]
+
+
+MAKING = ("assembly", "placement", "walk", "fields.compile", "Block.rows", ".body", "_owner_map")
+"""Where a configuration space is made; nothing of it belongs into an access."""
+
+
+@every_variant
+def test_variant_first_access_does_what_every_access_does(variant: AnyCapability) -> None:
+    """S2.6: what the first read and the first write of each byte call is what the second ones call: nothing is made.
+
+    A read is one function with a copy in it, wherever and however long it is.
+    """
+    config, live = space_with(variant)
+    size, start = config.size, live.start
+    reads = [calls(lambda: config.access(0, size, None)) for _ in range(2)]
+    assert reads[0] == reads[1] == calls(lambda: config.access(start, 1, None))
+    assert reads[0][0] == "vfuserver.pci.config_space.ConfigSpace.access"
+    for offset in range(live.start, live.start + live.length):
+        unchanged = config.image[offset : offset + 1]
+        first, second = (calls(partial(config.access, offset, 1, unchanged)) for _ in range(2))
+        assert first == second
+        assert not [name for name in first if any(making in name for making in MAKING)]
+
+
+@every_variant
+def test_variant_access_keeps_no_memory(variant: AnyCapability, caplog: pytest.LogCaptureFixture) -> None:
+    """S2.6: after accesses to all of it, a new configuration space holds no more memory than before."""
+    caplog.set_level(logging.CRITICAL, logger="vfuserver")  # pytest keeps what is logged
+    config, live = space_with(variant)
+    warm, _ = space_with(variant)
+    data = live.snapshot()
+
+    def everything(space: ConfigSpace) -> None:
+        space.access(0, space.size, None)
+        for offset in range(live.start, live.start + live.length):
+            space.access(offset, 1, data[offset - live.start : offset - live.start + 1])
+
+    everything(warm)  # what the interpreter itself keeps of code that it runs for the first time
+    tracemalloc.start()
+    try:
+        before = tracemalloc.take_snapshot()
+        everything(config)
+        after = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    ours = [tracemalloc.Filter(True, "*/vfuserver/pci/*")]
+    grown = after.filter_traces(ours).compare_to(before.filter_traces(ours), "lineno")
+    assert sum(line.size_diff for line in grown) < ROUNDING, grown[:3]
