@@ -60,8 +60,8 @@ sanitize: $(CORE)  ## the tests of the core under the address and undefined-beha
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 		$(CURDIR)/$(BIN)/pytest -q tests/native tests/session tests/client tests/engine tests/device
 
-requirements: $(VENV)/.made  ## which tests prove which requirement, and what waits
-	@$(BIN)/python -m tests.requirements
+requirements: $(CORE)  ## which tests prove which requirement, and what waits
+	@$(BIN)/python -m tests.requirements --cases
 
 bench: $(CORE)  ## the speed of the wire, as ratios to a bare echo
 	@$(BIN)/python -m benchmarks

@@ -1,12 +1,14 @@
-"""Which tests prove which requirement: `make requirements`, or `python -m tests.requirements [--json]`.
+"""Which tests prove which requirement: `make requirements`, or `python -m tests.requirements [--json] [--cases]`.
 
 A test proves what its docstring cites (S2.22); so does a class or a module of tests for all that is in it. Tests are
 read, not imported. What the numbers mean, and what those without tests wait for, is in `requirements.toml`.
+With `--cases` pytest collects the tests that exchange messages, and those that cite a number are counted.
 """
 
 import ast
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 TESTS: Final = Path(__file__).parent
+WIRE: Final = ("tests/interop", "tests/session", "tests/client", "tests/contract/test_command")
+"""Where tests exchange messages: by sockets, and in memory."""
 CITED: Final = re.compile(r"\bS\d\.\d+\b")
 
 
@@ -64,6 +68,24 @@ def _is_test(name: str) -> bool:
     return name.startswith(("test_", "Test"))
 
 
+def wire_cases() -> dict[str, int]:
+    """How many cases (parameters counted) of each place in WIRE cite a number. RuntimeError: pytest cannot collect."""
+    folders = sorted({place if (TESTS.parent / place).is_dir() else str(Path(place).parent) for place in WIRE})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *folders]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pytest cannot collect {', '.join(folders)}:\n{done.stdout}")
+    citing = {test for _, test in citations()}
+    cases = [line for line in done.stdout.splitlines() if citing & set(_levels(line.partition("[")[0]))]
+    return {place: sum(case.startswith(place) for case in cases) for place in WIRE}
+
+
+def _levels(test: str) -> list[str]:
+    """The module, the class and the function that a node id names."""
+    parts = test.split("::")
+    return ["::".join(parts[: n + 1]) for n in range(len(parts))]
+
+
 def text(requirements: dict[str, Requirement]) -> Iterator[str]:
     """The table as lines."""
     for number, line in requirements.items():
@@ -79,12 +101,15 @@ def text(requirements: dict[str, Requirement]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table. 1: a line has neither tests nor a reason."""
+    """Prints the table, and the count with --cases. 1: a line has neither tests nor a reason."""
     requirements = table()
     if "--json" in arguments:
         print(json.dumps({number: asdict(line) for number, line in requirements.items()}, indent=1))
     else:
         print("\n".join(text(requirements)))
+    if "--cases" in arguments:
+        cases = wire_cases()
+        print(f"{sum(cases.values())} cases that exchange messages name what they prove: {cases}")
     return int(not all(line.accounted_for for line in requirements.values()))
 
 
