@@ -293,7 +293,8 @@ void vfu_table_free(vfu_table *t)
 
 void vfu_table_reset(vfu_table *t)
 {
-    memcpy(t->bank, t->layout->reset, t->layout->bank_size);
+    if (t->layout->bank_size) /* a region of plain memory alone has no stored values, and NULL for them */
+        memcpy(t->bank, t->layout->reset, t->layout->bank_size);
     memset(t->latched, 0, t->layout->rows * sizeof(*t->latched));
     t->undeclared = 0;
 }
