@@ -18,6 +18,7 @@ import pytest
 from tests.interop import raw_client as raw
 
 PROGRAM = str(Path(sys.executable).parent / "vfuserver")
+MODELS = Path(__file__).parent / "models.py"
 
 
 class Server:
@@ -29,9 +30,8 @@ class Server:
 
     def __enter__(self) -> Self:
         assert self.process.stdout
-        assert [self.process.stdout.readline() for _ in self.paths] == [
-            f"ready testdev {path}\n" for path in self.paths
-        ]
+        ready = [self.process.stdout.readline().split() for _ in self.paths]
+        assert [(words[0], words[-1]) for words in ready] == [("ready", path) for path in self.paths]
         self.idle = self.descriptors()
         return self
 
@@ -101,12 +101,17 @@ def two_devices(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def one_device(folder: Path, *options: str) -> Iterator[Server]:
-    """A testdev served with options."""
+def one_device(folder: Path, *options: str, device: str = "testdev") -> Iterator[Server]:
+    """A device, testdev unless told otherwise, served with options."""
     path = str(folder / "socket")
-    arguments = ["testdev", "--socket", path, *options]
+    arguments = [device, "--socket", path, *options]
     with (folder / "log").open("wb") as log, Server(folder, log, arguments, [path]) as running:
         yield running
+
+
+def model(name: str) -> str:
+    """A device of models.py as `serve` takes it."""
+    return f"{MODELS}:{name}"
 
 
 @pytest.fixture(scope="module")
