@@ -21,6 +21,7 @@ from vfuserver import (
     VendorSpecific,
     VitalProductData,
 )
+from vfuserver.pci.header import Status
 
 VENDOR = 0x1234
 VPD_CONTENT, VPD_WRITABLE_FROM = b"read-only!!!free", 12
@@ -49,8 +50,14 @@ class Conventional(PciDevice):
     pieces = seen.array(4, RO, count=PIECES)
     prefetchable = Bar(3, size=64 * KiB, prefetchable=True)
     scratch = prefetchable.rw(0)
+    errors = prefetchable.wo(4)
     smallest_ports = Bar(4, size=4, io=True)
     largest_ports = Bar(5, size=256, io=True)
+
+    @errors.on_write
+    def err(self, bits: int) -> None:
+        """Shows errors in STATUS."""
+        self.config.report_errors(Status(bits))
 
     def on_vendor_write(self, offset: int, data: bytes) -> None:
         """Writes it down."""

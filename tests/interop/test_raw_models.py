@@ -16,6 +16,8 @@ ADDRESS, DATA, F = 2, 4, 0x8000
 ROM_BYTES = 4096
 ONES = 0xFFFF_FFFF
 COUNT, PIECE = 0, 4
+STATUS, ERRORS, CAPABILITY_LIST = 6, 0xF900, 0x10
+REPORT = 4
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,21 @@ def test_rom_is_sized_with_and_without_its_enable_bit(client: raw.Client, enable
         client.write_bytes(raw.CONFIG, 0x30 + offset, asked[offset : offset + width])
     assert client.read(raw.CONFIG, 0x30) == 0x1_0000_0000 - ROM_BYTES | enable
     assert client.region_info(raw.ROM).size == ROM_BYTES
+
+
+# STATUS
+
+
+@pytest.mark.parametrize("bit", [0x0100, 0x0800, 0x1000, 0x2000, 0x4000, 0x8000], ids=hex)
+def test_status_bit_is_cleared_by_its_own_one_and_kept_by_zero(client: raw.Client, bit: int) -> None:
+    """S2.17: what the model has set; a write of the whole word, or of the one byte that holds errors."""
+    client.write(raw.BAR3, REPORT, ERRORS)
+    client.write(raw.CONFIG, STATUS, 0, 2)
+    assert client.read(raw.CONFIG, STATUS, 2) == ERRORS | CAPABILITY_LIST
+    client.write(raw.CONFIG, STATUS, bit, 2)
+    assert client.read(raw.CONFIG, STATUS, 2) == ERRORS & ~bit | CAPABILITY_LIST
+    client.write(raw.CONFIG, STATUS + 1, 0xFF, 1)
+    assert client.read(raw.CONFIG, STATUS, 2) == CAPABILITY_LIST
 
 
 # Pieces

@@ -14,8 +14,9 @@ TESTDEV_MSIX = MsiX(8, table_bar=4)
 
 
 def test_msix_all_ones_changes_enable_and_maskall_only(make: Make) -> None:
-    """S2.21: read-only except ENABLE and MASKALL."""
+    """S2.21: read-only except ENABLE and MASKALL. S2.9: 12 bytes."""
     config = make(TESTDEV_MSIX)
+    assert TESTDEV_MSIX.length == 12
     assert config.access(0x40, 12, None) == bytes.fromhex("11000700 04000000 04080000")
     config.access(0x40, 12, b"\xff" * 12)
     assert config.access(0x40, 12, None) == bytes.fromhex("110007c0 04000000 04080000")

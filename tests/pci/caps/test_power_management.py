@@ -19,6 +19,11 @@ def state_of(config: ConfigSpace) -> PowerState:
     return PowerState(config.read(CONTROL, 2) & PmControl.STATE)
 
 
+def test_power_management_is_eight_bytes() -> None:
+    """S2.9."""
+    assert EVERY_STATE.length == 8
+
+
 @pytest.mark.parametrize("to", PowerState)
 @pytest.mark.parametrize("start", PowerState)
 def test_state_written_follows_the_arcs_of_the_specification(make: Make, start: PowerState, to: PowerState) -> None:
