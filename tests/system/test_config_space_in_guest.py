@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncIterator
+from itertools import dropwhile, islice, takewhile
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ CAPABILITIES: dict[str, type[AnyCapability]] = {
 }
 OF_THE_KERNEL = re.compile(r"\t(Physical Slot|IOMMU group|Kernel driver in use): .*")
 """Lines that lspci takes from sysfs, so that a dump cannot have them."""
+VPD = "Vital Product Data"
 SIZE_OR_IRQ = re.compile(r" \[size=\w+\]|(?<=routed to IRQ) \d+")
 
 
@@ -47,8 +49,15 @@ async def booted() -> AsyncIterator[Rig]:
 
 
 def of_the_device(lines: list[str]) -> list[str]:
-    """lspci's lines without the address and without what only the kernel knows."""
-    return [SIZE_OR_IRQ.sub("", line) for line in lines[1:] if not OF_THE_KERNEL.fullmatch(line)]
+    """lspci's lines without the address and without what only the kernel knows, such as the store behind VPD."""
+    store = set(of_the_store(lines))
+    return [SIZE_OR_IRQ.sub("", line) for line in lines[1:] if line not in store and not OF_THE_KERNEL.fullmatch(line)]
+
+
+def of_the_store(lines: list[str]) -> list[str]:
+    """What lspci says of VPD's store, from the line of the capability to the next."""
+    behind = dropwhile(lambda line: not line.endswith(VPD), lines)
+    return list(takewhile(lambda line: line.startswith("\t\t"), islice(behind, 1, None)))
 
 
 async def both_decoded(rig: Rig, device: str) -> tuple[list[str], list[str]]:
@@ -65,6 +74,17 @@ async def test_lspci_in_the_guest_agrees_with_the_dump_behind_a_root_port(rig: R
     assert len([line for line in seen if line.startswith("\tCapabilities: [")]) == len(
         rig.devices[device].config.capabilities
     )
+
+
+async def test_lspci_decodes_vital_product_data(rig: Rig) -> None:
+    """S2.24: the guest's kernel fetches it, four bytes at a time, and finds its checksum good."""
+    assert [line.strip() for line in of_the_store(await rig.lspci(AF_CARD))] == [
+        "Product Name: AF card",
+        "Read-only fields:",
+        "[PN] Part number: vfu-af1",
+        "[RV] Reserved: checksum good, 0 byte(s) reserved",
+        "End",
+    ]
 
 
 async def test_setpci_finds_the_size_of_every_bar(rig: Rig) -> None:
