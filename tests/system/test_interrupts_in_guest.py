@@ -6,6 +6,8 @@ import pytest
 import pytest_asyncio
 
 from tests.system.rig import TESTDEV, Rig, rig
+from vfuserver import PowerManagement
+from vfuserver.pci import PowerState
 from vfuserver.pci.lspci import render
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module")]
@@ -76,6 +78,18 @@ async def test_each_vector_is_received_by_itself_and_waits_while_the_guest_masks
         )
     ]
     assert printed == own + masked
+
+
+async def test_an_idle_driver_suspends_the_device_and_wakes_it(rig: Rig) -> None:
+    """S2.23: runtime power management of vfio-pci: D3hot while nobody has the device open, D0 and decoding after."""
+    power = rig.devices[TESTDEV].config.find(PowerManagement)
+    assert power is not None
+    place = f"/sys/bus/pci/devices/{rig.bdf(TESTDEV)}/power"
+    await rig.pcitool("bind", TESTDEV, "vfio-pci")
+    for control, status, state in (("auto", "suspended", PowerState.D3_HOT), ("on", "active", PowerState.D0)):
+        await rig.guest.check(f"echo {control} > {place}/control")
+        await rig.guest.check(f"until grep -q {status} {place}/runtime_status; do usleep 1000; done")
+        assert power.state is state
 
 
 async def test_intx_is_received_by_uio_and_stands_until_it_is_lowered(rig: Rig) -> None:
