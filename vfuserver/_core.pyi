@@ -4,8 +4,10 @@ It must not know: PCI capabilities, what a session negotiates, event loops. Plai
 it: that is what sanitizers and fuzzers link), the binding in native/binding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypedDict
+
+from typing_extensions import Buffer
 
 # -- gate ---------------------------------------------------------------------------------------------------------
 
@@ -118,36 +120,119 @@ ACCESS_MESSAGES: Final[int]  # = 0: an area is not reached here, but by DMA_READ
 ACCESS_MAPPED: Final[int]  # = 1
 ACCESS_FILE: Final[int]  # = 2: by file I/O on the client's descriptor, each access a system call
 
+TRUSTED: Final[int]  # = 0: what is mapped of a file is what the client itself sees
+UNPROVEN: Final[int]  # = 1: not known yet; plain accesses to it say that messages are needed
+REFUSED: Final[int]  # = 2: the client has a private copy: areas of the file are reached by messages
+
+LOAD: Final[int]  # = 0, the operations of Ioas.atomic()
+STORE: Final[int]
+SWAP: Final[int]
+ADD: Final[int]
+OR: Final[int]
+AND: Final[int]
+COMPARE: Final[int]  # stores the operand if `expected` was there
+
 class Ioas:
     """An I/O address space: areas [iova, iova + size) over files mapped (or kept open) once for the whole process, or
-    over memory that only messages reach. Copies release the GIL when they are large or may be file I/O, and never touch
-    memory outside an area."""
+    over memory that only messages reach. Accesses release the GIL when they are large or may be file I/O, and never
+    touch memory outside an area."""
 
-    count: int  # areas
-    mapped: int  # bytes in all areas
+    count: Final[int]  # areas
+    mapped: Final[int]  # bytes in all areas
+    pins: Final[int]  # views
+    logging: Final[bool]  # whether writes are logged
+    unreported: Final[int]  # dirty pages that were unmapped before anybody asked for them
+    new_files: int  # TRUSTED, UNPROVEN or REFUSED: what a file is when it is first seen here
 
-    def __init__(self, gate: Gate | None = None, *, max_areas: int = 65535) -> None: ...
+    def __init__(
+        self, gate: Gate | None = None, *, max_areas: int = 65535, max_pins: int = 1024, max_bytes: int = 2**64 - 1
+    ) -> None: ...
     def map(self, iova: int, size: int, prot: int, fd: int = -1, offset: int = 0, ways: int = 1) -> None:
         """Adds an area over a file, reached in the first of `ways` (ACCESS_MAPPED | ACCESS_FILE) that it allows, or by
-        messages. The caller keeps `fd` (it is duplicated if it must be kept). CommandError: EINVAL (size 0, wrap, no
-        permission, file too short; file I/O on a pipe, a socket, a directory, or writing with O_APPEND), EEXIST
-        (overlap), EPERM (`fd` was not opened for that), ENOSPC (max_areas, or a quarter of the process's descriptors
-        is kept for file I/O), or mmap's own."""
+        messages. The caller keeps `fd` (one duplicate is kept for every file). CommandError: EINVAL (size 0, wrap, no
+        permission, reserved or not allowed, file too short; file I/O on a pipe, a socket, a directory, or writing with
+        O_APPEND), EEXIST (overlap), EPERM (`fd` was not opened for that), ENOSPC (max_areas, max_bytes, or a quarter
+        of the process's descriptors is kept for files), or mmap's own."""
+    def hole(self, size: int, alignment: int = 4096) -> int:
+        """The lowest free, allowed IOVA above 0 for `size` bytes. CommandError: ENOSPC, EINVAL."""
+    def share(self, iova: int, size: int, other: Ioas, other_iova: int, prot: int) -> None:
+        """Gives another space (or this one) the same areas at another address; the range must be covered by whole
+        areas. CommandError: ENOENT (a hole, or an area is cut), EPERM (wider than the area's), or as map(); then
+        nothing is added."""
     def unmap(self, iova: int, size: int) -> int:
         """Removes every area wholly inside the range and returns how many. ENOENT: none there, or one is cut (then
-        nothing is removed). An end of exactly 2**64 is no wrap."""
-    def clear(self) -> int: ...
-    def areas(self) -> list[tuple[int, int, int, int]]:
-        """(iova, size, prot, ACCESS_*) in order of iova."""
-    def plan(self, iova: int, length: int, prot: int) -> list[tuple[int, int, bool]]:
-        """The access cut at area borders: (iova, length, reached here). DmaError EFAULT (hole), EPERM (permission, or
-        the gate's MASTER bit is clear)."""
-    def read(self, iova: int, length: int) -> bytes:
-        """DmaError as plan(); also EFAULT where only messages reach (plan() tells which) or the file was cut, and EIO
-        where the file refuses."""
-    def read_into(self, iova: int, buffer: object) -> None: ...
-    def write(self, iova: int, data: object) -> None: ...
-    def copy(self, source: int, destination: int, length: int) -> None: ...
+        nothing is removed). An end of exactly 2**64 is no wrap. Accesses under way are waited for; views stay as they
+        are until revoke()."""
+    def clear(self) -> int:
+        """Removes every area and revokes every view; how many areas there were."""
+    def areas(self) -> list[tuple[int, int, int, int, int, int]]:
+        """(iova, size, prot, ACCESS_*, source id or 0, offset in the source) in order of iova."""
+    def allow(self, spans: Iterable[tuple[int, int]]) -> None:
+        """The IOVAs (first, last) that may be mapped; none: all. CommandError: EINVAL (first > last, overlap),
+        EADDRINUSE (an area lies outside, or a reserved span inside)."""
+    def reserve(self, spans: Iterable[tuple[int, int]]) -> None:
+        """IOVAs (first, last) that must not be mapped. CommandError as allow()."""
+    def trust(self, source: int, trust: int) -> None:
+        """What is known about a file from now on. CommandError(ENOENT): it has no area here."""
+    def files(self) -> list[tuple[int, int, int]]:
+        """(source id, areas, trust) of every file in use."""
+    def log(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Logs writes inside (first, last) spans, or all. CommandError: EALREADY, EINVAL (overlap)."""
+    def log_stop(self) -> None:
+        """CommandError(ENOENT): writes are not logged."""
+    def report(self, iova: int, pages: int, shift: int) -> bytearray:
+        """Takes the bits of `pages` pages of 1 << shift (at least 12) bytes: bit n is page iova + (n << shift), in
+        whole little-endian u64 words. CommandError: ENOENT, EINVAL (beyond 2**64)."""
+    def pinned(self, iova: int, last: int) -> int:
+        """How many views touch [iova, last]."""
+    def revoke(self, iova: int, last: int) -> int:
+        """Puts zeros into every view that touches [iova, last]; how many."""
+    def plan(self, iova: int, length: int, prot: int) -> list[tuple[int, int, int, int, bool]]:
+        """The access cut at area borders: (iova, length, ACCESS_*, source id or 0, unproven). DmaError EFAULT (hole, or
+        the file was cut), EPERM (permission, or the gate's MASTER bit is clear)."""
+    def read(self, iova: int, length: int) -> bytes | None:
+        """None: a piece of it is reached by messages or unproven (plan() tells). DmaError as plan(), and EIO where the
+        file refuses."""
+    def read_into(self, iova: int, buffer: Buffer) -> bool: ...
+    def write(self, iova: int, data: Buffer) -> bool: ...
+    def copy(self, source: int, destination: int, length: int) -> bool: ...
+    def read_unproven(self, iova: int, length: int) -> bytes:
+        """As read(), but the mapping of an unproven file is used: for whoever compares. DmaError(EFAULT): messages."""
+    def write_unproven(self, iova: int, data: Buffer) -> None: ...
+    def atomic(self, operation: int, iova: int, size: int, operand: int = 0, expected: int = 0) -> int:
+        """One access of 1, 2, 4 or 8 bytes (LOAD, STORE, SWAP, ADD, OR, AND, COMPARE) to mapped memory; what was there
+        before. DmaError also EINVAL (size, alignment), EFAULT (not mapped here)."""
+    def preadv(self, fd: int, pieces: Iterable[tuple[int, int]], offset: int) -> int:
+        """Fills (iova, length) pieces of mapped memory from a file, without a copy in between; how many bytes (fewer
+        at the end of the file). DmaError as read(), or the file's own errno."""
+    def pwritev(self, fd: int, pieces: Iterable[tuple[int, int]], offset: int) -> int: ...
+
+class Pin(Buffer):
+    """A view of [iova, iova + length) with a mapping of its own. Revoked, or after a fault because the file was cut, it
+    shows zeros; its memory stays legal to touch as long as the object lives."""
+
+    valid: Final[bool]  # False once it was revoked or has faulted
+    faulted: Final[bool]
+
+    def __init__(self, ioas: Ioas, iova: int, length: int, prot: int) -> None:
+        """DmaError: EFAULT (not all of it is mapped), EPERM, ENOSPC (max_pins), EINVAL (empty, or areas that share a
+        page)."""
+    def revoke(self) -> None: ...
+
+class Source(TypedDict):
+    """A client's file that memory lies in."""
+
+    id: int
+    device: int
+    inode: int
+    prot: int
+    access: int
+    bytes: int
+    users: int
+    dead: bool
+
+def sources() -> list[Source]:
+    """Every page source of the process."""
 
 # -- eventfds -----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 /* vfuserver._core: the compiled core as Python sees it. The interface is vfuserver/_core.pyi. */
-#include "binding.h"
+#include "py_ioas.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -78,6 +78,7 @@ static PyObject *core_is_eventfd(PyObject *module, PyObject *object)
 static PyMethodDef functions[] = {
     {"signal", core_signal, METH_O, "signal(fd): adds 1 to an eventfd, never blocks; False if it was full."},
     {"is_eventfd", core_is_eventfd, METH_O, "is_eventfd(fd)"},
+    {"sources", core_sources, METH_NOARGS, "sources() -> one dictionary for every file that memory lies in"},
     {0},
 };
 
@@ -90,6 +91,10 @@ static const struct {
     {"WRITE_HOOK", VFU_ROW_WRITE_HOOK}, {"READ_ONLY", VFU_ROW_READ_ONLY}, {"PROT_READ", VFU_PROT_READ},
     {"PROT_WRITE", VFU_PROT_WRITE},     {"ACCESS_MESSAGES", VFU_ACCESS_MESSAGES},
     {"ACCESS_MAPPED", VFU_ACCESS_MAPPED}, {"ACCESS_FILE", VFU_ACCESS_FILE},
+    {"TRUSTED", VFU_TRUSTED},           {"UNPROVEN", VFU_UNPROVEN},       {"REFUSED", VFU_REFUSED},
+    {"LOAD", VFU_LOAD},                 {"STORE", VFU_STORE},             {"SWAP", VFU_SWAP},
+    {"ADD", VFU_ADD},                   {"OR", VFU_OR},                   {"AND", VFU_AND},
+    {"COMPARE", VFU_COMPARE},
 }, gate_numbers[] = {
     {"IO", VFU_GATE_IO}, {"MEMORY", VFU_GATE_MEMORY}, {"MASTER", VFU_GATE_MASTER}, {"RUNNING", VFU_GATE_RUNNING},
 }, pump_numbers[] = {
@@ -142,7 +147,7 @@ static int import_errors(void)
 
 static int add_types(PyObject *module)
 {
-    PyTypeObject *const types[] = {&GateType, &LayoutType, &TableType, &IoasType, &StreamType, &PumpType};
+    PyTypeObject *const types[] = {&GateType, &LayoutType, &TableType, &IoasType, &PinType, &StreamType, &PumpType};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++)
         if (PyModule_AddType(module, types[i]) < 0)

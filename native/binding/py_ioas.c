@@ -1,25 +1,21 @@
-#include "binding.h"
+/* An address space: its areas, its limits, what is known about its files, its log of writes. */
+#include "py_ioas.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
-#include "../core/source.h"
+#include "../core/pin.h"
 
-enum { LARGE = 65536 }; /* copies of this size and more give up the GIL, and everything that may be file I/O */
-
-typedef struct {
-    PyObject_HEAD
-    vfu_ioas ioas;
-    GateObject *gate;
-    bool ready;
-} IoasObject;
+enum { PAGE = 4096 };
 
 static int ioas_init(IoasObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"gate", "max_areas", NULL};
+    static char *names[] = {"gate", "max_areas", "max_pins", "max_bytes", NULL};
     PyObject *gate = Py_None;
-    Py_ssize_t limit = 65535;
+    Py_ssize_t areas = 65535, pins = 1024;
+    unsigned long long bytes = UINT64_MAX;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$n:Ioas", names, &gate, &limit))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$nnK:Ioas", names, &gate, &areas, &pins, &bytes))
         return -1;
     if (gate != Py_None && !PyObject_TypeCheck(gate, &GateType)) {
         PyErr_Format(PyExc_TypeError, "gate must be a Gate, not %R", gate);
@@ -29,10 +25,13 @@ static int ioas_init(IoasObject *self, PyObject *args, PyObject *kwargs)
         PyErr_SetString(LocalError, "an address space is initialised once");
         return -1;
     }
-    if (vfu_ioas_init(&self->ioas, (size_t)limit) < 0) {
+    if (vfu_ioas_init(&self->ioas) < 0) {
         PyErr_NoMemory();
         return -1;
     }
+    self->ioas.max_areas = (size_t)areas;
+    self->ioas.max_pins = (size_t)pins;
+    self->ioas.max_bytes = bytes;
     self->gate = gate == Py_None ? NULL : (GateObject *)Py_NewRef(gate);
     self->ready = true;
     return 0;
@@ -46,6 +45,8 @@ static void ioas_dealloc(IoasObject *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
+/* -- areas ---------------------------------------------------------------------------------------------------------- */
+
 static PyObject *ioas_map(IoasObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"iova", "size", "prot", "fd", "offset", "ways", NULL};
@@ -57,8 +58,39 @@ static PyObject *ioas_map(IoasObject *self, PyObject *args, PyObject *kwargs)
         return NULL;
     error = vfu_ioas_map(&self->ioas, iova, size, prot, fd, offset, ways);
     if (error)
-        return raise_errno(CommandError, -error, "cannot map %llu bytes at IOVA %#llx (file offset %#llx, prot %u, "
-                           "ways %u)", size, iova, offset, prot, ways);
+        return raise_errno(CommandError, -error,
+                           "cannot map %llu bytes at IOVA %#llx (file offset %#llx, prot %u, ways %u)", size, iova,
+                           offset, prot, ways);
+    Py_RETURN_NONE;
+}
+
+static PyObject *ioas_hole(IoasObject *self, PyObject *args)
+{
+    unsigned long long size, alignment = PAGE;
+    uint64_t iova;
+    int error;
+
+    if (!PyArg_ParseTuple(args, "K|K:hole", &size, &alignment))
+        return NULL;
+    error = vfu_ioas_hole(&self->ioas, size, alignment, &iova);
+    if (error)
+        return raise_errno(CommandError, -error, "no free range of %llu bytes at alignment %llu", size, alignment);
+    return PyLong_FromUnsignedLongLong(iova);
+}
+
+static PyObject *ioas_share(IoasObject *self, PyObject *args)
+{
+    unsigned long long from, size, to;
+    IoasObject *with;
+    unsigned int prot;
+    int error;
+
+    if (!PyArg_ParseTuple(args, "KKO!KI:share", &from, &size, &IoasType, &with, &to, &prot))
+        return NULL;
+    error = vfu_ioas_share(&self->ioas, from, size, &with->ioas, to, prot);
+    if (error)
+        return raise_errno(CommandError, -error, "cannot share %llu bytes at IOVA %#llx as %#llx (prot %u)", size, from,
+                           to, prot);
     Py_RETURN_NONE;
 }
 
@@ -69,7 +101,9 @@ static PyObject *ioas_unmap(IoasObject *self, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "KK:unmap", &iova, &size))
         return NULL;
+    Py_BEGIN_ALLOW_THREADS /* copies under way are waited for */
     removed = vfu_ioas_unmap(&self->ioas, iova, size);
+    Py_END_ALLOW_THREADS
     if (removed < 0)
         return raise_errno(CommandError, (int)-removed, "no whole mapping lies in %llu bytes at IOVA %#llx", size, iova);
     return PyLong_FromLong(removed);
@@ -77,186 +111,223 @@ static PyObject *ioas_unmap(IoasObject *self, PyObject *args)
 
 static PyObject *ioas_clear(IoasObject *self, PyObject *unused)
 {
+    size_t removed;
+
     (void)unused;
-    return PyLong_FromSize_t(vfu_ioas_clear(&self->ioas));
+    Py_BEGIN_ALLOW_THREADS
+    removed = vfu_ioas_clear(&self->ioas);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromSize_t(removed);
+}
+
+typedef struct {
+    vfu_area area;
+    unsigned long long source;
+    int access;
+} Listed;
+
+/* A copy of all areas: Python must not allocate under the lock, a collection may run a finaliser that unmaps. */
+static Listed *list_areas(vfu_ioas *ioas, size_t *count)
+{
+    vfu_place place = {0};
+    Listed *listed;
+
+    pthread_rwlock_rdlock(&ioas->lock);
+    *count = ioas->areas.count;
+    listed = malloc((*count + 1) * sizeof(*listed));
+    for (size_t i = 0; listed && i < *count; i++, place = vfu_areas_next(&ioas->areas, place)) {
+        const vfu_area *a = vfu_areas_at(&ioas->areas, place);
+        listed[i] = (Listed){.area = *a};
+        if (a->use) {
+            listed[i].source = a->use->source->id;
+            listed[i].access = a->use->trust == VFU_REFUSED ? VFU_ACCESS_MESSAGES : (int)a->use->source->access;
+        }
+    }
+    pthread_rwlock_unlock(&ioas->lock);
+    return listed;
 }
 
 static PyObject *ioas_areas(IoasObject *self, PyObject *unused)
 {
     PyObject *list = PyList_New(0);
+    size_t count;
+    Listed *listed = list ? list_areas(&self->ioas, &count) : NULL;
 
     (void)unused;
-    for (size_t i = 0; list && i < self->ioas.count; i++) {
-        const vfu_area *a = &self->ioas.area[i];
-        PyObject *item = Py_BuildValue("KKIi", a->iova, a->size, a->prot, (int)vfu_source_access(a->source));
+    if (list && !listed) {
+        Py_CLEAR(list);
+        PyErr_NoMemory();
+    }
+    for (size_t i = 0; list && i < count; i++) {
+        const Listed *l = &listed[i];
+        PyObject *item = Py_BuildValue("KKIiKK", l->area.iova, l->area.size, l->area.prot, l->access, l->source,
+                                       l->area.offset);
         if (!item || PyList_Append(list, item) < 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
     }
+    free(listed);
     return list;
 }
 
-/* -- accesses ----------------------------------------------------------------------------------------------------- */
+/* -- addresses ------------------------------------------------------------------------------------------------------ */
 
-static PyObject *dma_failed(int error, unsigned long long iova, unsigned long long length, const char *what)
+/* A sequence of (first, last) pairs; NULL with an exception. */
+static vfu_span *take_spans(PyObject *object, size_t *count)
 {
-    const char *why = error == -EPERM ? "permission denied"
-                      : error == -EIO ? "the client's file refuses"
-                                      : "the range is not mapped, or only messages reach it, or its file was cut";
+    PyObject *list = PySequence_Tuple(object);
+    vfu_span *span = NULL;
 
-    return raise_errno(DmaError, -error, "%s %llu bytes at IOVA %#llx: %s", what, length, iova, why);
-}
-
-/* What COMMAND and the migration machine say at this very moment: a thread may have asked earlier (S2.33). */
-static bool may_master(IoasObject *self, unsigned long long iova, unsigned long long length)
-{
-    const vfu_gate *gate = self->gate ? &self->gate->gate : NULL;
-
-    if (vfu_gate_open(gate, VFU_GATE_MASTER | VFU_GATE_RUNNING))
-        return true;
-    if (vfu_gate_open(gate, VFU_GATE_MASTER))
-        raise_errno(DmaError, EBUSY, "DMA of %llu bytes at IOVA %#llx: the device is stopped", length, iova);
-    else
-        raise_errno(DmaError, EPERM, "DMA of %llu bytes at IOVA %#llx: bus mastering is off (COMMAND bit 2)", length,
-                    iova);
-    return false;
-}
-
-static int one_extent(IoasObject *self, PyObject *list, unsigned long long iova, unsigned long long left, unsigned prot,
-                      vfu_extent *extent)
-{
-    int error = vfu_ioas_extent(&self->ioas, iova, left, prot, extent);
-    PyObject *item;
-
-    if (error) {
-        dma_failed(error, iova, left, prot & VFU_PROT_WRITE ? "cannot write" : "cannot read");
-        return -1;
-    }
-    item = Py_BuildValue("KKO", extent->iova, extent->length, extent->source ? Py_True : Py_False);
-    if (!item || PyList_Append(list, item) < 0) {
-        Py_XDECREF(item);
-        return -1;
-    }
-    Py_DECREF(item);
-    return 0;
-}
-
-static PyObject *ioas_plan(IoasObject *self, PyObject *args)
-{
-    unsigned long long iova, length;
-    unsigned int prot;
-    vfu_extent extent;
-    PyObject *list;
-
-    if (!PyArg_ParseTuple(args, "KKI:plan", &iova, &length, &prot) || !may_master(self, iova, length))
+    if (!list)
         return NULL;
-    if (length && iova + (length - 1) < iova)
-        return dma_failed(-EFAULT, iova, length, "cannot reach");
-    list = PyList_New(0);
-    for (unsigned long long done = 0; list && done < length; done += extent.length)
-        if (one_extent(self, list, iova + done, length - done, prot, &extent) < 0)
-            Py_CLEAR(list);
-    return list;
-}
-
-static bool keeps_gil(const IoasObject *self, Py_ssize_t length)
-{
-    return length < LARGE && !self->ioas.files;
-}
-
-static int read_some(IoasObject *self, unsigned long long iova, void *to, Py_ssize_t length)
-{
-    int error;
-
-    if (keeps_gil(self, length))
-        return vfu_ioas_read(&self->ioas, iova, to, (uint64_t)length);
-    Py_BEGIN_ALLOW_THREADS
-    error = vfu_ioas_read(&self->ioas, iova, to, (uint64_t)length);
-    Py_END_ALLOW_THREADS
-    return error;
-}
-
-static PyObject *ioas_read(IoasObject *self, PyObject *args)
-{
-    unsigned long long iova;
-    Py_ssize_t length;
-    PyObject *bytes;
-    int error;
-
-    if (!PyArg_ParseTuple(args, "Kn:read", &iova, &length) || !may_master(self, iova, (unsigned long long)length))
-        return NULL;
-    bytes = PyBytes_FromStringAndSize(NULL, length);
-    if (!bytes)
-        return NULL;
-    error = read_some(self, iova, PyBytes_AS_STRING(bytes), length);
-    if (!error)
-        return bytes;
-    Py_DECREF(bytes);
-    return dma_failed(error, iova, (unsigned long long)length, "cannot read");
-}
-
-static PyObject *ioas_read_into(IoasObject *self, PyObject *args)
-{
-    unsigned long long iova;
-    Py_buffer buffer;
-    int error = 1;
-
-    if (!PyArg_ParseTuple(args, "Kw*:read_into", &iova, &buffer))
-        return NULL;
-    if (may_master(self, iova, (unsigned long long)buffer.len))
-        error = read_some(self, iova, buffer.buf, buffer.len);
-    if (error < 0)
-        dma_failed(error, iova, (unsigned long long)buffer.len, "cannot read");
-    PyBuffer_Release(&buffer);
-    if (error)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *ioas_write(IoasObject *self, PyObject *args)
-{
-    unsigned long long iova;
-    Py_buffer buffer;
-    int error = 1;
-
-    if (!PyArg_ParseTuple(args, "Ky*:write", &iova, &buffer))
-        return NULL;
-    if (may_master(self, iova, (unsigned long long)buffer.len)) {
-        if (keeps_gil(self, buffer.len)) {
-            error = vfu_ioas_write(&self->ioas, iova, buffer.buf, (uint64_t)buffer.len);
-        } else {
-            Py_BEGIN_ALLOW_THREADS
-            error = vfu_ioas_write(&self->ioas, iova, buffer.buf, (uint64_t)buffer.len);
-            Py_END_ALLOW_THREADS
+    *count = (size_t)PyTuple_GET_SIZE(list);
+    span = PyMem_New(vfu_span, *count + 1);
+    if (!span)
+        PyErr_NoMemory();
+    for (size_t i = 0; span && i < *count; i++) {
+        unsigned long long first, last;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, (Py_ssize_t)i), "KK;a span is (first, last)", &first, &last)) {
+            PyMem_Free(span);
+            span = NULL;
+            break;
         }
+        span[i] = (vfu_span){first, last};
     }
-    if (error < 0)
-        dma_failed(error, iova, (unsigned long long)buffer.len, "cannot write");
-    PyBuffer_Release(&buffer);
-    if (error)
-        return NULL;
-    Py_RETURN_NONE;
+    Py_DECREF(list);
+    return span;
 }
 
-static PyObject *ioas_copy(IoasObject *self, PyObject *args)
+static PyObject *set_spans(IoasObject *self, PyObject *object, int (*set)(vfu_ioas *, const vfu_span *, size_t),
+                           const char *what)
 {
-    unsigned long long source, destination, length;
+    size_t count;
+    vfu_span *span = take_spans(object, &count);
     int error;
 
-    if (!PyArg_ParseTuple(args, "KKK:copy", &source, &destination, &length) || !may_master(self, source, length))
+    if (!span)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    error = vfu_ioas_copy(&self->ioas, source, destination, length);
-    Py_END_ALLOW_THREADS
+    error = set(&self->ioas, span, count);
+    PyMem_Free(span);
     if (error)
-        return dma_failed(error, source, length, "cannot copy");
+        return raise_errno(CommandError, -error, "cannot %s %zu ranges of IOVAs", what, count);
     Py_RETURN_NONE;
 }
+
+static PyObject *ioas_allow(IoasObject *self, PyObject *spans)
+{
+    return set_spans(self, spans, vfu_ioas_allow, "allow");
+}
+
+static PyObject *ioas_reserve(IoasObject *self, PyObject *spans)
+{
+    return set_spans(self, spans, vfu_ioas_reserve, "reserve");
+}
+
+/* -- files ---------------------------------------------------------------------------------------------------------- */
+
+static PyObject *ioas_trust(IoasObject *self, PyObject *args)
+{
+    unsigned long long source;
+    unsigned int trust;
+    int error;
+
+    if (!PyArg_ParseTuple(args, "KI:trust", &source, &trust))
+        return NULL;
+    error = trust > VFU_REFUSED ? -EINVAL : vfu_ioas_trust(&self->ioas, source, trust);
+    if (error)
+        return raise_errno(CommandError, -error, "source %llu has no area here, or %u is no trust", source, trust);
+    Py_RETURN_NONE;
+}
+
+static PyObject *ioas_files(IoasObject *self, PyObject *unused)
+{
+    PyObject *list = PyList_New(0);
+
+    (void)unused;
+    for (size_t i = 0;; i++) { /* one at a time, as list_areas says why */
+        unsigned long long id = 0;
+        vfu_use use = {0};
+        pthread_rwlock_rdlock(&self->ioas.lock);
+        bool more = i < self->ioas.uses;
+        if (more) {
+            use = *self->ioas.use[i];
+            id = use.source->id;
+        }
+        pthread_rwlock_unlock(&self->ioas.lock);
+        if (!list || !more)
+            return list;
+        PyObject *item = Py_BuildValue("KnI", id, (Py_ssize_t)use.areas, (unsigned)use.trust);
+        if (!item || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+}
+
+/* -- the log of writes ---------------------------------------------------------------------------------------------- */
+
+static PyObject *ioas_log(IoasObject *self, PyObject *spans)
+{
+    return set_spans(self, spans, vfu_ioas_log, "log writes to");
+}
+
+static PyObject *ioas_log_stop(IoasObject *self, PyObject *unused)
+{
+    int error = vfu_ioas_log_stop(&self->ioas);
+
+    (void)unused;
+    return error ? raise_errno(CommandError, -error, "writes are not logged") : Py_NewRef(Py_None);
+}
+
+static PyObject *ioas_report(IoasObject *self, PyObject *args)
+{
+    unsigned long long iova, pages;
+    unsigned int shift;
+    PyObject *bitmap;
+    int error;
+
+    if (!PyArg_ParseTuple(args, "KKI:report", &iova, &pages, &shift))
+        return NULL;
+    if (shift < VFU_PAGE_SHIFT || shift > 63 || pages > (UINT64_MAX >> shift) + (iova == 0) ||
+        (pages && vfu_last(iova, pages << shift) < iova))
+        return raise_errno(CommandError, EINVAL, "%llu pages of 1 << %u bytes at %#llx", pages, shift, iova);
+    bitmap = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)((pages + 63) / 64 * 8));
+    if (!bitmap)
+        return NULL;
+    memset(PyByteArray_AS_STRING(bitmap), 0, (size_t)PyByteArray_GET_SIZE(bitmap));
+    error = vfu_ioas_report(&self->ioas, iova, pages, shift, (uint8_t *)PyByteArray_AS_STRING(bitmap));
+    if (!error)
+        return bitmap;
+    Py_DECREF(bitmap);
+    return raise_errno(CommandError, -error, "writes are not logged");
+}
+
+/* -- views ---------------------------------------------------------------------------------------------------------- */
+
+static PyObject *views_in(IoasObject *self, PyObject *args, size_t (*count)(vfu_ioas *, uint64_t, uint64_t))
+{
+    unsigned long long iova, last;
+
+    if (!PyArg_ParseTuple(args, "KK", &iova, &last))
+        return NULL;
+    return PyLong_FromSize_t(count(&self->ioas, iova, last));
+}
+
+static PyObject *ioas_pinned(IoasObject *self, PyObject *args)
+{
+    return views_in(self, args, vfu_pins_in);
+}
+
+static PyObject *ioas_revoke(IoasObject *self, PyObject *args)
+{
+    return views_in(self, args, vfu_pins_revoke);
+}
+
+/* -- the type ------------------------------------------------------------------------------------------------------- */
 
 static PyObject *get_count(IoasObject *self, void *closure)
 {
     (void)closure;
-    return PyLong_FromSize_t(self->ioas.count);
+    return PyLong_FromSize_t(self->ioas.areas.count);
 }
 
 static PyObject *get_bytes(IoasObject *self, void *closure)
@@ -265,23 +336,74 @@ static PyObject *get_bytes(IoasObject *self, void *closure)
     return PyLong_FromUnsignedLongLong(self->ioas.bytes);
 }
 
+static PyObject *get_pins(IoasObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromSize_t(self->ioas.pinned);
+}
+
+static PyObject *get_logging(IoasObject *self, void *closure)
+{
+    (void)closure;
+    return PyBool_FromLong(self->ioas.dirty != NULL);
+}
+
+static PyObject *get_unreported(IoasObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(self->ioas.unreported);
+}
+
+static PyObject *get_new_files(IoasObject *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromLong(self->ioas.new_files);
+}
+
+static int set_new_files(IoasObject *self, PyObject *value, void *closure)
+{
+    long trust = value ? PyLong_AsLong(value) : -1;
+
+    (void)closure;
+    if (trust < VFU_TRUSTED || trust > VFU_REFUSED) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "must be TRUSTED, UNPROVEN or REFUSED");
+        return -1;
+    }
+    self->ioas.new_files = (enum vfu_trust)trust;
+    return 0;
+}
+
+#define ACCESS(name, doc) {#name, (PyCFunction)ioas_##name, METH_VARARGS, doc},
+
 static PyMethodDef methods[] = {
     {"map", (PyCFunction)(void (*)(void))ioas_map, METH_VARARGS | METH_KEYWORDS,
      "map(iova, size, prot, fd=-1, offset=0, ways=ACCESS_MAPPED): adds an area."},
+    {"hole", (PyCFunction)ioas_hole, METH_VARARGS, "hole(size, alignment=4096): the lowest free IOVA."},
+    {"share", (PyCFunction)ioas_share, METH_VARARGS, "share(iova, size, other, other_iova, prot)"},
     {"unmap", (PyCFunction)ioas_unmap, METH_VARARGS, "unmap(iova, size): removes every area wholly inside."},
-    {"clear", (PyCFunction)ioas_clear, METH_NOARGS, "Removes every area; how many there were."},
-    {"areas", (PyCFunction)ioas_areas, METH_NOARGS, "(iova, size, prot, access) of every area, in order."},
-    {"plan", (PyCFunction)ioas_plan, METH_VARARGS, "plan(iova, length, prot): the access cut at area borders."},
-    {"read", (PyCFunction)ioas_read, METH_VARARGS, "read(iova, length) -> bytes"},
-    {"read_into", (PyCFunction)ioas_read_into, METH_VARARGS, "read_into(iova, buffer)"},
-    {"write", (PyCFunction)ioas_write, METH_VARARGS, "write(iova, data)"},
-    {"copy", (PyCFunction)ioas_copy, METH_VARARGS, "copy(source, destination, length), both IOVAs"},
+    {"clear", (PyCFunction)ioas_clear, METH_NOARGS, "Removes every area and view; how many areas there were."},
+    {"areas", (PyCFunction)ioas_areas, METH_NOARGS, "(iova, size, prot, access, source, offset), in order."},
+    {"allow", (PyCFunction)ioas_allow, METH_O, "allow(spans): the IOVAs that may be mapped."},
+    {"reserve", (PyCFunction)ioas_reserve, METH_O, "reserve(spans): IOVAs that must not be mapped."},
+    {"trust", (PyCFunction)ioas_trust, METH_VARARGS, "trust(source, trust): what is known about a file."},
+    {"files", (PyCFunction)ioas_files, METH_NOARGS, "(source, areas, trust) of every file in use."},
+    {"log", (PyCFunction)ioas_log, METH_O, "log(spans): from now on writes are logged."},
+    {"log_stop", (PyCFunction)ioas_log_stop, METH_NOARGS, "No more."},
+    {"report", (PyCFunction)ioas_report, METH_VARARGS, "report(iova, pages, shift) -> bitmap"},
+    {"pinned", (PyCFunction)ioas_pinned, METH_VARARGS, "pinned(iova, last): how many views touch it."},
+    {"revoke", (PyCFunction)ioas_revoke, METH_VARARGS, "revoke(iova, last): ends the views that touch it."},
+    IOAS_ACCESSES(ACCESS)
     {0},
 };
 
 static PyGetSetDef getset[] = {
     {"count", (getter)get_count, NULL, "areas", NULL},
     {"mapped", (getter)get_bytes, NULL, "bytes in all areas", NULL},
+    {"pins", (getter)get_pins, NULL, "views", NULL},
+    {"logging", (getter)get_logging, NULL, "whether writes are logged", NULL},
+    {"unreported", (getter)get_unreported, NULL, "dirty pages that were unmapped before a report", NULL},
+    {"new_files", (getter)get_new_files, (setter)set_new_files, "what a file is when it is first seen", NULL},
     {0},
 };
 

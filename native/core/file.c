@@ -10,7 +10,9 @@ bool vfu_file_has_size(int fd, const struct stat *st)
 {
     struct statfs fs;
 
-    return S_ISREG(st->st_mode) && !(fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC);
+    if (!S_ISREG(st->st_mode) || st->st_size)
+        return S_ISREG(st->st_mode);
+    return !(fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC);
 }
 
 int vfu_file_permits(int fd, bool read, bool write)

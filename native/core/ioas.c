@@ -4,86 +4,172 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "guard.h"
-#include "source.h"
+#include "pin.h"
+#include "spans.h"
 
-static uint64_t last_of(uint64_t iova, uint64_t size)
-{
-    return iova + (size - 1); /* an end of 2^64 does not fit in 64 bits, the last byte does */
-}
+enum { MAX_AREAS = 65535, MAX_PINS = 1024, FIRST_USES = 4 };
 
 static bool wraps(uint64_t iova, uint64_t size)
 {
-    return size == 0 || last_of(iova, size) < iova;
+    return size == 0 || vfu_last(iova, size) < iova;
 }
 
-/* The first area whose last byte is at or after `iova`. */
-static size_t first_reaching(const vfu_ioas *ioas, uint64_t iova)
-{
-    size_t low = 0, high = ioas->count;
+/* -- life ---------------------------------------------------------------------------------------------------------- */
 
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        const vfu_area *a = &ioas->area[middle];
-        if (last_of(a->iova, a->size) < iova)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-int vfu_ioas_init(vfu_ioas *ioas, size_t limit)
+int vfu_ioas_init(vfu_ioas *ioas)
 {
-    memset(ioas, 0, sizeof(*ioas));
-    ioas->limit = limit;
-    return -pthread_rwlock_init(&ioas->lock, NULL);
+    pthread_rwlockattr_t attributes;
+    int error;
+
+    *ioas = (vfu_ioas){.max_areas = MAX_AREAS, .max_pins = MAX_PINS, .max_bytes = UINT64_MAX};
+    pthread_rwlockattr_init(&attributes);
+    /* otherwise a device that never stops reading would keep an unmap waiting for ever */
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    error = pthread_rwlock_init(&ioas->lock, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    return -error;
 }
 
 void vfu_ioas_free(vfu_ioas *ioas)
 {
     vfu_ioas_clear(ioas);
+    vfu_dirty_free(ioas->dirty);
     pthread_rwlock_destroy(&ioas->lock);
-    free(ioas->area);
-    ioas->area = NULL;
+    free(ioas->use);
+    free(ioas->allowed);
+    free(ioas->reserved);
 }
 
-static int room_for_one(vfu_ioas *ioas)
+/* -- sources in use ------------------------------------------------------------------------------------------------- */
+
+static vfu_use *use_of(const vfu_ioas *ioas, uint64_t source)
 {
-    if (ioas->count >= ioas->limit)
-        return -ENOSPC;
-    if (ioas->count == ioas->capacity) {
-        size_t capacity = ioas->capacity ? 2 * ioas->capacity : 16;
-        vfu_area *area = realloc(ioas->area, capacity * sizeof(*area));
-        if (!area)
+    for (size_t i = 0; i < ioas->uses; i++)
+        if (ioas->use[i]->source->id == source)
+            return ioas->use[i];
+    return NULL;
+}
+
+static bool room_for_use(vfu_ioas *ioas)
+{
+    size_t capacity = ioas->use_capacity ? 2 * ioas->use_capacity : FIRST_USES;
+    vfu_use **use;
+
+    if (ioas->uses < ioas->use_capacity)
+        return true;
+    use = realloc(ioas->use, capacity * sizeof(vfu_use *));
+    if (!use)
+        return false;
+    ioas->use = use;
+    ioas->use_capacity = capacity;
+    return true;
+}
+
+/* The use of a source, whose reference it takes over; NULL: no memory, and the reference is given back. */
+static vfu_use *use_source(vfu_ioas *ioas, vfu_source *source, enum vfu_trust trust)
+{
+    vfu_use *use = use_of(ioas, source->id);
+
+    if (use) {
+        vfu_source_put(source);
+        return use;
+    }
+    use = room_for_use(ioas) ? malloc(sizeof(*use)) : NULL;
+    if (!use) {
+        vfu_source_put(source);
+        return NULL;
+    }
+    *use = (vfu_use){.source = source, .trust = source->access == VFU_ACCESS_FILE ? VFU_TRUSTED : trust};
+    ioas->use[ioas->uses++] = use;
+    return use;
+}
+
+static void drop_use(vfu_ioas *ioas, vfu_use *use)
+{
+    size_t at = 0;
+
+    while (ioas->use[at] != use)
+        at++;
+    ioas->use[at] = ioas->use[--ioas->uses];
+    vfu_source_put(use->source);
+    free(use);
+}
+
+int vfu_ioas_trust(vfu_ioas *ioas, uint64_t source, enum vfu_trust trust)
+{
+    vfu_use *use;
+
+    pthread_rwlock_wrlock(&ioas->lock);
+    use = use_of(ioas, source);
+    if (use)
+        use->trust = trust;
+    pthread_rwlock_unlock(&ioas->lock);
+    return use ? 0 : -ENOENT;
+}
+
+/* -- map ----------------------------------------------------------------------------------------------------------- */
+
+static int room(const vfu_ioas *ioas, uint64_t iova, uint64_t size)
+{
+    uint64_t last = vfu_last(iova, size);
+
+    if (vfu_spans_overlap(ioas->reserved, ioas->reserveds, iova, last) ||
+        (ioas->alloweds && !vfu_spans_cover(ioas->allowed, ioas->alloweds, iova, last)))
+        return -EINVAL;
+    return ioas->areas.count >= ioas->max_areas || size > ioas->max_bytes - ioas->bytes ? -ENOSPC : 0;
+}
+
+/* Where an area goes that starts at `iova`; -EEXIST if something lies there already. */
+static int place_for(const vfu_ioas *ioas, uint64_t iova, uint64_t size, vfu_place *place)
+{
+    const vfu_area *at;
+
+    *place = vfu_areas_reaching(&ioas->areas, iova);
+    at = vfu_areas_at(&ioas->areas, *place);
+    return at && at->iova <= vfu_last(iova, size) ? -EEXIST : 0;
+}
+
+static void forget_source(vfu_ioas *ioas, const vfu_area *area)
+{
+    if (!area->use)
+        return;
+    ioas->files -= area->use->source->access == VFU_ACCESS_FILE;
+    if (--area->use->areas == 0)
+        drop_use(ioas, area->use);
+}
+
+/* Takes over the source's reference, whatever the outcome. */
+static int insert(vfu_ioas *ioas, vfu_place place, vfu_area area, vfu_source *source, enum vfu_trust trust)
+{
+    int error;
+
+    if (source) {
+        area.use = use_source(ioas, source, trust);
+        if (!area.use)
             return -ENOMEM;
-        ioas->area = area;
-        ioas->capacity = capacity;
+        area.use->areas++;
+        area.address = source->base ? source->base + (area.offset - source->start) : NULL;
+        ioas->files += source->access == VFU_ACCESS_FILE;
     }
-    return 0;
+    error = vfu_areas_insert(&ioas->areas, place, &area);
+    if (error)
+        forget_source(ioas, &area);
+    else
+        ioas->bytes += area.size;
+    return error;
 }
 
-static int insert(vfu_ioas *ioas, vfu_area area, int fd, uint32_t ways)
+static int add(vfu_ioas *ioas, vfu_area area, int fd, uint32_t ways)
 {
-    size_t at = first_reaching(ioas, area.iova);
-    int error = 0;
+    vfu_source *source = NULL;
+    vfu_place place;
+    int error = room(ioas, area.iova, area.size);
 
-    if (at < ioas->count && ioas->area[at].iova <= last_of(area.iova, area.size))
-        return -EEXIST;
-    error = room_for_one(ioas);
-    if (error)
-        return error;
-    if (fd >= 0) {
-        area.source = vfu_source_get(fd, area.offset, area.size, area.prot, ways, &error);
-        if (!area.source)
-            return error;
-    }
-    memmove(&ioas->area[at + 1], &ioas->area[at], (ioas->count - at) * sizeof(area));
-    ioas->area[at] = area;
-    ioas->count++;
-    ioas->files += vfu_source_access(area.source) == VFU_ACCESS_FILE;
-    ioas->bytes += area.size;
-    return 0;
+    if (!error)
+        error = place_for(ioas, area.iova, area.size, &place);
+    if (!error && fd >= 0)
+        source = vfu_source_get(fd, area.offset, area.size, area.prot, ways, &error);
+    return error ? error : insert(ioas, place, area, source, ioas->new_files);
 }
 
 int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, int fd, uint64_t offset, uint32_t ways)
@@ -94,38 +180,107 @@ int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, in
     if (wraps(iova, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
         return -EINVAL;
     pthread_rwlock_wrlock(&ioas->lock);
-    error = insert(ioas, area, fd, ways);
+    error = add(ioas, area, fd, ways);
     pthread_rwlock_unlock(&ioas->lock);
     return error;
 }
 
-static void release(vfu_ioas *ioas, size_t from, size_t to)
+/* -- share --------------------------------------------------------------------------------------------------------- */
+
+static int check_shared(const vfu_ioas *ioas, uint64_t from, uint64_t last, uint32_t prot)
 {
-    for (size_t i = from; i < to; i++) {
-        ioas->bytes -= ioas->area[i].size;
-        ioas->files -= vfu_source_access(ioas->area[i].source) == VFU_ACCESS_FILE;
-        if (ioas->area[i].source)
-            vfu_source_put(ioas->area[i].source);
+    vfu_place place = vfu_areas_reaching(&ioas->areas, from);
+    const vfu_area *a;
+
+    for (uint64_t at = from;; at += a->size, place = vfu_areas_next(&ioas->areas, place)) {
+        a = vfu_areas_at(&ioas->areas, place);
+        if (!a || a->iova != at || vfu_last(a->iova, a->size) > last)
+            return -ENOENT;
+        if ((a->prot & prot) != prot)
+            return -EPERM;
+        if (vfu_last(a->iova, a->size) == last)
+            return 0;
     }
-    if (to < ioas->count)
-        memmove(&ioas->area[from], &ioas->area[to], (ioas->count - to) * sizeof(*ioas->area));
-    ioas->count -= to - from;
 }
+
+static int share_one(vfu_ioas *with, const vfu_area *a, uint64_t iova, uint32_t prot)
+{
+    vfu_area area = {.iova = iova, .size = a->size, .offset = a->offset, .prot = prot};
+    vfu_place place;
+    int error = room(with, iova, a->size);
+
+    if (!error)
+        error = place_for(with, iova, a->size, &place);
+    if (error)
+        return error;
+    if (a->use)
+        vfu_source_hold(a->use->source);
+    return insert(with, place, area, a->use ? a->use->source : NULL, a->use ? a->use->trust : VFU_TRUSTED);
+}
+
+static long remove_inside(vfu_ioas *ioas, uint64_t iova, uint64_t last);
+
+static int share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with, uint64_t to, uint32_t prot)
+{
+    uint64_t last = vfu_last(from, size);
+    int error = check_shared(ioas, from, last, prot);
+    uint64_t done = 0;
+
+    while (!error && done < size) {
+        const vfu_area *a = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, from + done));
+        uint64_t part = a->size; /* with the same space on both sides, `a` moves when an area is added */
+        error = share_one(with, a, to + done, prot);
+        if (!error)
+            done += part;
+    }
+    if (error && done)
+        remove_inside(with, to, vfu_last(to, done));
+    return error;
+}
+
+int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with, uint64_t to, uint32_t prot)
+{
+    vfu_ioas *first = ioas < with ? ioas : with, *second = ioas < with ? with : ioas;
+    int error;
+
+    if (wraps(from, size) || wraps(to, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
+        return -EINVAL;
+    pthread_rwlock_wrlock(&first->lock); /* two spaces: the lower address first */
+    if (second != first)
+        pthread_rwlock_wrlock(&second->lock);
+    error = share(ioas, from, size, with, to, prot);
+    if (second != first)
+        pthread_rwlock_unlock(&second->lock);
+    pthread_rwlock_unlock(&first->lock);
+    return error;
+}
+
+/* -- unmap --------------------------------------------------------------------------------------------------------- */
 
 static long remove_inside(vfu_ioas *ioas, uint64_t iova, uint64_t last)
 {
-    size_t from = first_reaching(ioas, iova), to = from;
+    vfu_place first = vfu_areas_reaching(&ioas->areas, iova), place = first;
+    const vfu_area *a;
+    size_t count = 0;
 
-    while (to < ioas->count && ioas->area[to].iova <= last) {
-        const vfu_area *a = &ioas->area[to];
-        if (a->iova < iova || last_of(a->iova, a->size) > last)
+    for (; (a = vfu_areas_at(&ioas->areas, place)) && a->iova <= last; place = vfu_areas_next(&ioas->areas, place)) {
+        if (a->iova < iova || vfu_last(a->iova, a->size) > last)
             return -ENOENT;
-        to++;
+        count++;
     }
-    if (from == to)
+    if (!count)
         return -ENOENT;
-    release(ioas, from, to);
-    return (long)(to - from);
+    place = first;
+    for (size_t i = 0; i < count; i++, place = vfu_areas_next(&ioas->areas, place)) {
+        a = vfu_areas_at(&ioas->areas, place);
+        ioas->bytes -= a->size;
+        forget_source(ioas, a);
+    }
+    vfu_areas_remove(&ioas->areas, first, count);
+    vfu_pins_detach(ioas, iova, last);
+    if (ioas->dirty)
+        ioas->unreported += vfu_dirty_forget(ioas->dirty, iova, last);
+    return (long)count;
 }
 
 long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size)
@@ -135,7 +290,7 @@ long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size)
     if (wraps(iova, size))
         return -EINVAL;
     pthread_rwlock_wrlock(&ioas->lock);
-    removed = remove_inside(ioas, iova, last_of(iova, size));
+    removed = remove_inside(ioas, iova, vfu_last(iova, size));
     pthread_rwlock_unlock(&ioas->lock);
     return removed;
 }
@@ -145,97 +300,57 @@ size_t vfu_ioas_clear(vfu_ioas *ioas)
     size_t removed;
 
     pthread_rwlock_wrlock(&ioas->lock);
-    removed = ioas->count;
-    release(ioas, 0, ioas->count);
+    removed = ioas->areas.count;
+    if (removed)
+        remove_inside(ioas, 0, UINT64_MAX);
+    vfu_areas_free(&ioas->areas);
     pthread_rwlock_unlock(&ioas->lock);
+    vfu_pins_revoke(ioas, 0, UINT64_MAX);
     return removed;
 }
 
-int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent)
+/* -- dirty logging -------------------------------------------------------------------------------------------------- */
+
+int vfu_ioas_log(vfu_ioas *ioas, const vfu_span *span, size_t spans)
 {
-    size_t at = first_reaching(ioas, iova);
-    const vfu_area *a;
-    uint64_t room;
-
-    if (at == ioas->count || ioas->area[at].iova > iova)
-        return -EFAULT;
-    a = &ioas->area[at];
-    if ((a->prot & prot) != prot)
-        return -EPERM;
-    room = a->size - (iova - a->iova);
-    *extent = (vfu_extent){.iova = iova, .length = length < room ? length : room, .source = a->source,
-                           .offset = a->offset + (iova - a->iova)};
-    return 0;
-}
-
-static int check(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot)
-{
-    vfu_extent extent;
-
-    if (length && wraps(iova, length))
-        return -EFAULT;
-    for (uint64_t done = 0; done < length; done += extent.length) {
-        int error = vfu_ioas_extent(ioas, iova + done, length - done, prot, &extent);
-        if (error)
-            return error;
-        if (!extent.source)
-            return -EFAULT;
-    }
-    return 0;
-}
-
-/* One direction of a copy, already checked: it fails only where a file was cut since, or refuses. */
-static int transfer(const vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length, bool to_space)
-{
-    vfu_extent extent;
+    vfu_dirty *dirty = vfu_dirty_new(span, spans);
     int error = 0;
 
-    for (uint64_t done = 0; !error && done < length; done += extent.length) {
-        vfu_ioas_extent(ioas, iova + done, length - done, 0, &extent);
-        error = to_space ? vfu_source_write(extent.source, extent.offset, buffer + done, extent.length)
-                         : vfu_source_read(extent.source, extent.offset, buffer + done, extent.length);
-    }
-    return error;
-}
-
-int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length)
-{
-    int error;
-
-    pthread_rwlock_rdlock(&ioas->lock);
-    error = check(ioas, iova, length, VFU_PROT_READ);
-    if (!error)
-        error = transfer(ioas, iova, to, length, false);
+    if (!dirty)
+        return -ENOMEM;
+    pthread_rwlock_wrlock(&ioas->lock);
+    if (ioas->dirty)
+        error = -EALREADY;
+    else
+        ioas->dirty = dirty;
     pthread_rwlock_unlock(&ioas->lock);
+    if (error)
+        vfu_dirty_free(dirty);
     return error;
 }
 
-int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t length)
+int vfu_ioas_log_stop(vfu_ioas *ioas)
 {
-    int error;
+    vfu_dirty *dirty;
 
-    pthread_rwlock_rdlock(&ioas->lock);
-    error = check(ioas, iova, length, VFU_PROT_WRITE);
-    if (!error)
-        error = transfer(ioas, iova, (uint8_t *)from, length, true);
+    pthread_rwlock_wrlock(&ioas->lock);
+    dirty = ioas->dirty;
+    ioas->dirty = NULL;
     pthread_rwlock_unlock(&ioas->lock);
-    return error;
+    vfu_dirty_free(dirty);
+    return dirty ? 0 : -ENOENT;
 }
 
-int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length)
+int vfu_ioas_report(vfu_ioas *ioas, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap)
 {
-    vfu_extent in, out;
-    int error;
+    bool logging;
 
-    pthread_rwlock_rdlock(&ioas->lock);
-    error = check(ioas, source, length, VFU_PROT_READ);
-    if (!error)
-        error = check(ioas, destination, length, VFU_PROT_WRITE);
-    for (uint64_t done = 0; !error && done < length; done += out.length) {
-        vfu_ioas_extent(ioas, source + done, length - done, 0, &in);
-        vfu_ioas_extent(ioas, destination + done, in.length, 0, &out);
-        error = vfu_source_copy(in.source, in.offset, out.source, out.offset, out.length);
+    pthread_rwlock_rdlock(&ioas->lock); /* the log cannot go; marking goes on */
+    logging = ioas->dirty;
+    if (logging) {
+        vfu_pins_mark(ioas);
+        vfu_dirty_report(ioas->dirty, iova, pages, shift, bitmap);
     }
     pthread_rwlock_unlock(&ioas->lock);
-    return error;
+    return logging ? 0 : -ENOENT;
 }

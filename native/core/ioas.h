@@ -1,70 +1,82 @@
-/* An I/O address space: areas [iova, iova + size) over page sources.
+/* An I/O address space: areas [iova, iova + size) over page sources, or over memory that only messages reach.
  *
- * A page source is a file mapped (or kept open for file I/O) once for the whole process, however many areas of however
- * many spaces use it; an area is a piece of it, or a range that only messages reach (no source). Lock order: a space's lock, then the
- * registry's. Copies hold the space's lock shared, so an unmap waits until they are through.
+ * Lock order: a space's lock, then the registry's of the sources, then the guard's. Accesses hold the space's lock
+ * shared, so a change of the areas waits until they are through, and comes before those that wait for it.
  */
 #ifndef VFU_IOAS_H
 #define VFU_IOAS_H
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
-enum {
-    VFU_PROT_READ = 1,
-    VFU_PROT_WRITE = 2,
+#include "areas.h"
+#include "dirty.h"
+#include "source.h"
+
+/* Whether a file that can be mapped is what the client itself sees. */
+enum vfu_trust {
+    VFU_TRUSTED,
+    VFU_UNPROVEN, /* not known yet: its areas are reached by whoever compares */
+    VFU_REFUSED,  /* the client has a private copy: its areas are reached by messages */
 };
 
-/* How an area's bytes are reached. */
-enum vfu_access {
-    VFU_ACCESS_MESSAGES = 0, /* not here: by DMA_READ and DMA_WRITE */
-    VFU_ACCESS_MAPPED = 1,
-    VFU_ACCESS_FILE = 2, /* by pread and pwrite on the client's descriptor */
-};
-
-typedef struct vfu_source vfu_source;
-
-typedef struct {
-    uint64_t iova, size;
-    uint64_t offset; /* in the source */
+/* One source in one space. */
+struct vfu_use {
     vfu_source *source;
-    uint32_t prot;
-} vfu_area;
+    size_t areas;
+    enum vfu_trust trust;
+};
+
+typedef struct vfu_pin vfu_pin;
 
 typedef struct {
     pthread_rwlock_t lock;
-    vfu_area *area; /* sorted by iova */
-    size_t count, capacity, limit;
+    vfu_areas areas;
+    vfu_use **use;
+    size_t uses, use_capacity;
     size_t files; /* areas that are reached by file I/O, where every access is a system call */
     uint64_t bytes;
+    vfu_span *allowed, *reserved; /* sorted; no allowed span: everything is allowed */
+    size_t alloweds, reserveds;
+    enum vfu_trust new_files; /* what a file is when it is seen for the first time */
+    vfu_dirty *dirty;         /* while writes are logged */
+    uint64_t unreported;      /* dirty pages that were unmapped before anybody asked */
+    vfu_pin *pins;
+    size_t pinned;
+    size_t max_areas, max_pins;
+    uint64_t max_bytes;
 } vfu_ioas;
 
-/* A piece of an access that lies in one area. */
-typedef struct {
-    uint64_t iova, length;
-    const vfu_source *source; /* NULL: only messages reach it */
-    uint64_t offset;          /* in the source */
-} vfu_extent;
-
-int vfu_ioas_init(vfu_ioas *ioas, size_t limit);
+int vfu_ioas_init(vfu_ioas *ioas);
 void vfu_ioas_free(vfu_ioas *ioas);
 
 /* Adds an area over a file, reached in the first of `ways` (enum vfu_access, or'ed together) that the file allows, or
- * (fd < 0) by messages. 0, or -EINVAL, -EEXIST, -ENOSPC, -EPERM (the file was not opened for that), -ENOMEM, mmap's
- * errno. */
+ * (fd < 0) by messages. 0, or -EINVAL (empty, a wrap, reserved or not allowed, the file is too short), -EEXIST,
+ * -ENOSPC (too many, or too many bytes), -EPERM (the file was not opened for that), -ENOMEM, mmap's errno. */
 int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, int fd, uint64_t offset, uint32_t ways);
-/* How many areas were removed, or -ENOENT, -EINVAL. An end of exactly 2^64 is legal. */
+/* The lowest free IOVA above 0 for `size` bytes at this alignment (a power of two); -ENOSPC. */
+int vfu_ioas_hole(vfu_ioas *ioas, uint64_t size, uint64_t alignment, uint64_t *iova);
+/* Gives another space the same areas at another address: every one that lies in [from, from + size), which must be
+ * covered whole. 0, -ENOENT (a hole, or an area is cut), or as map; then nothing is added. */
+int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with, uint64_t to, uint32_t prot);
+
+/* How many areas were removed, or -ENOENT (none, or one is cut: then none is removed), -EINVAL. An end of exactly 2^64
+ * is legal. Views of the range stay as they are: see vfu_pins_revoke. */
 long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size);
 size_t vfu_ioas_clear(vfu_ioas *ioas);
 
-/* The next extent of an access at `iova`, at most `length` long. 0, -EFAULT or -EPERM. Call with the lock held. */
-int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent);
-/* Copies between the space and a buffer; 0, -EFAULT (unmapped, reached by messages only, or the file was cut), -EPERM,
- * -EIO (a file refuses). Areas and permissions are checked before the first byte moves. */
-int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length);
-int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t length);
-int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length);
+/* Replaces the list of allowed or of reserved spans (any order): 0, -EINVAL (first > last, overlap), -EADDRINUSE (an
+ * area, or an allowed span, lies where it could not any more), -ENOMEM. */
+int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans);
+int vfu_ioas_reserve(vfu_ioas *ioas, const vfu_span *span, size_t spans);
+
+/* What is known about a file of this space from now on; -ENOENT if it has no area here. */
+int vfu_ioas_trust(vfu_ioas *ioas, uint64_t source, enum vfu_trust trust);
+
+/* Starts logging writes: 0, -EALREADY, -ENOMEM. */
+int vfu_ioas_log(vfu_ioas *ioas, const vfu_span *span, size_t spans);
+/* 0, or -ENOENT: writes are not logged. */
+int vfu_ioas_log_stop(vfu_ioas *ioas);
+/* As vfu_dirty_report, views that can be written included; -ENOENT: writes are not logged. */
+int vfu_ioas_report(vfu_ioas *ioas, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap);
 
 #endif

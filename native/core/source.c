@@ -2,28 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "file.h"
-#include "guard.h"
 
 enum { BOUNCE = 16384, SHARE_OF_DESCRIPTORS = 4 };
-
-struct vfu_source {
-    vfu_source *next;
-    dev_t device;
-    ino_t inode;
-    bool sized; /* it has all of a file, so it is found again by (device, inode, prot, how it is reached) */
-    uint32_t prot;
-    uint8_t *base; /* NULL: reached by file I/O on `fd` */
-    int fd;
-    uint64_t start, length; /* the bytes of the file that are reached */
-    size_t users;
-};
 
 /* What is asked for: bytes [offset, offset + size) of a file, reached in one way. */
 typedef struct {
@@ -38,26 +25,54 @@ typedef struct {
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static vfu_source *registry;
 static size_t descriptors; /* that sources keep */
+static uint64_t last_id;
 
+/* -- the registry -------------------------------------------------------------------------------------------------- */
+
+static vfu_source **link_to(const vfu_source *source)
+{
+    vfu_source **link = &registry;
+
+    while (*link != source)
+        link = &(*link)->next;
+    return link;
+}
+
+static void put_first(vfu_source *source)
+{
+    source->next = registry;
+    registry = source;
+}
+
+static bool fits(vfu_source *s, const Wanted *w)
+{
+    return s->sized && s->inode == w->st.st_ino && s->device == w->st.st_dev && s->prot == w->prot &&
+           s->access == w->access && s->start + s->length >= w->offset + w->size && !vfu_source_dead(s);
+}
+
+/* What was found comes first in the list: the next map is nearly always of the same file. */
 static vfu_source *find(const Wanted *w)
 {
-    for (vfu_source *s = registry; s; s = s->next)
-        if (s->sized && s->inode == w->st.st_ino && s->device == w->st.st_dev && s->prot == w->prot &&
-            vfu_source_access(s) == w->access && s->start + s->length >= w->offset + w->size)
-            return s;
-    return NULL;
+    vfu_source *s = registry;
+
+    while (s && !fits(s, w))
+        s = s->next;
+    if (s && s != registry) {
+        *link_to(s) = s->next;
+        put_first(s);
+    }
+    return s;
 }
 
-static int map_file(vfu_source *s, const Wanted *w)
+void vfu_sources(bool (*visit)(void *argument, const vfu_source *source), void *argument)
 {
-    int protection = PROT_READ | (s->prot & VFU_PROT_WRITE ? PROT_WRITE : 0);
-
-    vfu_guard_install();
-    s->base = mmap(NULL, s->length, protection, MAP_SHARED | MAP_NORESERVE, w->fd, (off_t)s->start);
-    if (s->base == MAP_FAILED)
-        return errno == EACCES ? -EPERM : -errno;
-    return 0;
+    pthread_mutex_lock(&registry_lock);
+    for (vfu_source *s = registry; s && visit(argument, s); s = s->next)
+        continue;
+    pthread_mutex_unlock(&registry_lock);
 }
+
+/* -- life ---------------------------------------------------------------------------------------------------------- */
 
 /* Clients choose how many files they bring; the server needs descriptors for everything else. */
 static bool too_many_descriptors(void)
@@ -67,36 +82,64 @@ static bool too_many_descriptors(void)
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 && descriptors >= limit.rlim_cur / SHARE_OF_DESCRIPTORS;
 }
 
-static int keep_file(vfu_source *s, const Wanted *w)
+static int keep_file(vfu_source *s, int fd)
 {
     if (too_many_descriptors())
         return -ENOSPC;
-    s->fd = fcntl(w->fd, F_DUPFD_CLOEXEC, 3);
+    s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (s->fd < 0)
         return -errno;
     descriptors++;
     return 0;
 }
 
+static int map_file(vfu_source *s)
+{
+    int protection = PROT_READ | (s->prot & VFU_PROT_WRITE ? PROT_WRITE : 0);
+    void *base = mmap(NULL, s->length, protection, MAP_SHARED | MAP_NORESERVE, s->fd, (off_t)s->start);
+
+    if (base == MAP_FAILED)
+        return errno == EACCES ? -EPERM : -errno;
+    s->base = base;
+    s->guard = vfu_guard_add(base, s->length, VFU_FAULT_RETURNS);
+    return s->guard ? 0 : -ENOMEM;
+}
+
+static void drop(vfu_source *s)
+{
+    if (s->guard)
+        vfu_guard_remove(s->guard);
+    if (s->base)
+        munmap(s->base, s->length);
+    if (s->fd >= 0) {
+        close(s->fd);
+        descriptors--;
+    }
+    free(s);
+}
+
 /* Files that have a size are taken whole, so that every later area of the file is a table insert. Others (a device, a
  * dma-buf) are taken piece by piece. */
 static vfu_source *make(const Wanted *w, int *error)
 {
-    vfu_source *s = calloc(1, sizeof(*s));
+    vfu_source *s = malloc(sizeof(*s));
 
     if (!s) {
         *error = -ENOMEM;
         return NULL;
     }
-    *s = (vfu_source){.device = w->st.st_dev, .inode = w->st.st_ino, .prot = w->prot, .sized = w->sized, .fd = -1,
-                      .start = w->sized ? 0 : w->offset, .length = w->sized ? (uint64_t)w->st.st_size : w->size};
-    *error = w->access == VFU_ACCESS_MAPPED ? map_file(s, w) : keep_file(s, w);
+    *s = (vfu_source){.device = w->st.st_dev, .inode = w->st.st_ino, .prot = w->prot, .access = w->access,
+                      .sized = w->sized, .fd = -1, .start = w->sized ? 0 : w->offset,
+                      .length = w->sized ? (uint64_t)w->st.st_size : w->size};
+    *error = keep_file(s, w->fd);
+    if (!*error && w->access == VFU_ACCESS_MAPPED)
+        *error = map_file(s);
     if (*error) {
-        free(s);
+        drop(s);
         return NULL;
     }
-    s->next = registry;
-    registry = s;
+    s->id = ++last_id;
+    put_first(s);
     return s;
 }
 
@@ -141,39 +184,42 @@ vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot
     return s;
 }
 
-static void drop(vfu_source *s)
+void vfu_source_hold(vfu_source *source)
 {
-    if (s->base) {
-        munmap(s->base, s->length);
-    } else {
-        close(s->fd);
-        descriptors--;
-    }
-    free(s);
+    pthread_mutex_lock(&registry_lock);
+    source->users++;
+    pthread_mutex_unlock(&registry_lock);
 }
 
 void vfu_source_put(vfu_source *source)
 {
-    vfu_source **link = &registry;
-
     pthread_mutex_lock(&registry_lock);
     if (--source->users == 0) {
-        while (*link != source)
-            link = &(*link)->next;
-        *link = source->next;
+        *link_to(source) = source->next;
         drop(source);
     }
     pthread_mutex_unlock(&registry_lock);
 }
 
-/* -- moving bytes -------------------------------------------------------------------------------------------------- */
+/* -- death --------------------------------------------------------------------------------------------------------- */
 
-enum vfu_access vfu_source_access(const vfu_source *source)
+bool vfu_source_dead(vfu_source *s)
 {
-    if (!source)
-        return VFU_ACCESS_MESSAGES;
-    return source->base ? VFU_ACCESS_MAPPED : VFU_ACCESS_FILE;
+    if (s->guard && vfu_guard_hit(s->guard))
+        atomic_store_explicit(&s->dead, true, memory_order_relaxed);
+    return atomic_load_explicit(&s->dead, memory_order_relaxed);
 }
+
+bool vfu_source_cut(vfu_source *s)
+{
+    struct stat st;
+
+    if (s->sized && fstat(s->fd, &st) == 0 && (uint64_t)st.st_size < s->length)
+        atomic_store_explicit(&s->dead, true, memory_order_relaxed);
+    return vfu_source_dead(s);
+}
+
+/* -- moving bytes -------------------------------------------------------------------------------------------------- */
 
 static uint8_t *mapped_at(const vfu_source *source, uint64_t offset)
 {

@@ -55,8 +55,8 @@ def test_bytes_go_to_their_place_in_the_file_and_nothing_is_mapped(ioas: _core.I
     ioas.read_into(0x10000 + PAGE, into)
     assert into == b"ros"
     assert "file-io-test" not in Path("/proc/self/maps").read_text()
-    assert ioas.areas() == [(0x10000, 4 * PAGE, BOTH, FILE)]
-    assert ioas.plan(0x10000, 8, BOTH) == [(0x10000, 8, True)]
+    assert [area[:4] for area in ioas.areas()] == [(0x10000, 4 * PAGE, BOTH, FILE)]
+    assert [piece[:3] for piece in ioas.plan(0x10000, 8, BOTH)] == [(0x10000, 8, FILE)]
 
 
 @pytest.mark.parametrize("target", [MAPPED, FILE])
@@ -120,7 +120,7 @@ def test_a_write_only_file_cannot_be_mapped_but_written(memfd: int) -> None:
     ioas, fd = _core.Ioas(), reopened(memfd, os.O_WRONLY)
     ioas.map(0, PAGE, _core.PROT_WRITE, fd, 0, MAPPED | FILE)
     ioas.write(0, b"written")
-    assert ioas.areas() == [(0, PAGE, _core.PROT_WRITE, FILE)]
+    assert [area[:4] for area in ioas.areas()] == [(0, PAGE, _core.PROT_WRITE, FILE)]
     assert os.pread(memfd, 7, 0) == b"written"
     assert refused(lambda: ioas.read(0, 1)) == errno.EPERM
     os.close(fd)
@@ -183,7 +183,8 @@ def test_a_file_is_kept_open_once_until_its_last_area_goes(memfd: int) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_clients_files_take_a_quarter_of_the_descriptors_at_most() -> None:
+@pytest.mark.parametrize("way", [MAPPED, FILE])
+def test_clients_files_take_a_quarter_of_the_descriptors_at_most(way: int) -> None:
     """The rest is the server's and the other clients': ENOSPC."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
@@ -192,11 +193,10 @@ def test_clients_files_take_a_quarter_of_the_descriptors_at_most() -> None:
         os.ftruncate(fd, PAGE)
     try:
         for place, fd in enumerate(files[:50]):
-            ioas.map(place * PAGE, PAGE, BOTH, fd, 0, FILE)
-        assert refused(lambda: ioas.map(1 << 20, PAGE, BOTH, files[50], 0, FILE)) == errno.ENOSPC
-        ioas.map(1 << 20, PAGE, BOTH, files[50], 0, MAPPED)
+            ioas.map(place * PAGE, PAGE, BOTH, fd, 0, way)
+        assert refused(lambda: ioas.map(1 << 20, PAGE, BOTH, files[50], 0, way)) == errno.ENOSPC
         ioas.unmap(0, PAGE)
-        ioas.map(0, PAGE, BOTH, files[50], 0, FILE)
+        ioas.map(0, PAGE, BOTH, files[50], 0, way)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in files:

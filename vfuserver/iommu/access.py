@@ -27,10 +27,6 @@ class MessagePort(Protocol):
         """Hands the client bytes to store; returns when it has."""
 
 
-Piece = tuple[int, int, bool]
-"""(iova, length in bytes, reached here)."""
-
-
 class Access:
     """A `vfio.Memory` over one IOAS and one message port."""
 
@@ -45,50 +41,57 @@ class Access:
 
     async def read(self, iova: int, length: int) -> bytes:
         """Reads `length` bytes at `iova`. DmaError: EFAULT, EPERM, EIO, ENODEV, EDEADLK."""
-        plan = self._plan(iova, length, PROT_READ)
-        if all(here for _, _, here in plan):
-            return self._ioas.read(iova, length)
-        parts = []
-        for start, size, _ in plan:
-            for at, count, here in self._plan(start, size, PROT_READ):
-                parts.append(self._ioas.read(at, count) if here else await self._port.read(at, count))
-        return b"".join(parts)
+        self._check(iova)
+        data = self._ioas.read(iova, length)
+        return await self._read_pieces(iova, length) if data is None else data
 
     async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """Writes `data` at `iova`. DmaError as `read`; pieces before a failed one are written."""
-        view = memoryview(data).cast("B")
-        plan = self._plan(iova, len(view), PROT_WRITE)
-        if all(here for _, _, here in plan):
-            self._ioas.write(iova, view)
-            return
-        for start, size, _ in plan:
-            for at, count, here in self._plan(start, size, PROT_WRITE):
-                piece = view[at - iova : at - iova + count]
-                if here:
-                    self._ioas.write(at, piece)
-                else:
-                    await self._port.write(at, piece)
+        self._check(iova)
+        if not self._ioas.write(iova, data):
+            await self._write_pieces(iova, memoryview(data).cast("B"))
 
     def read_now(self, iova: int, length: int) -> bytes:
         """Reads memory that is reached here. DmaError(EFAULT) also where only messages reach."""
-        self._refuse_if_messages(self._plan(iova, length, PROT_READ))
-        return self._ioas.read(iova, length)
+        self._check(iova)
+        data = self._ioas.read(iova, length)
+        if data is None:
+            raise self._messages_needed(iova, length)
+        return data
 
     def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """Writes it, likewise; errors as `read_now`."""
-        view = memoryview(data).cast("B")
-        self._refuse_if_messages(self._plan(iova, len(view), PROT_WRITE))
-        self._ioas.write(iova, view)
+        self._check(iova)
+        if not self._ioas.write(iova, data):
+            raise self._messages_needed(iova, memoryview(data).nbytes)
 
-    def _plan(self, iova: int, length: int, prot: int) -> list[Piece]:
+    # -- inside
+
+    async def _read_pieces(self, iova: int, length: int) -> bytes:
+        parts = []
+        for start, size in self._pieces(iova, length, PROT_READ):
+            for at, count in self._pieces(start, size, PROT_READ):
+                data = self._ioas.read(at, count)
+                parts.append(await self._port.read(at, count) if data is None else data)
+        return b"".join(parts)
+
+    async def _write_pieces(self, iova: int, view: memoryview) -> None:
+        for start, size in self._pieces(iova, len(view), PROT_WRITE):
+            for at, count in self._pieces(start, size, PROT_WRITE):
+                piece = view[at - iova : at - iova + count]
+                if not self._ioas.write(at, piece):
+                    await self._port.write(at, piece)
+
+    def _pieces(self, iova: int, length: int, prot: int) -> list[tuple[int, int]]:
+        """(iova, length) of each area's part of an access. DmaError: a hole, or not permitted."""
+        self._check(iova)
+        return [(at, count) for at, count, *_ in self._ioas.plan(iova, length, prot)]
+
+    def _check(self, iova: int) -> None:
         if self._detached:
             raise DmaError(errno.ENODEV, f"DMA at {iova:#x}: no client is connected")
-        return self._ioas.plan(iova, length, prot)
 
     @staticmethod
-    def _refuse_if_messages(plan: list[Piece]) -> None:
-        for at, count, here in plan:
-            if not here:
-                raise DmaError(
-                    errno.EFAULT, f"{at:#x}+{count:#x} is reached by messages only: await read() or write() in a job"
-                )
+    def _messages_needed(iova: int, length: int) -> DmaError:
+        text = f"{iova:#x}+{length:#x} is reached by messages only: await read() or write() in a job"
+        return DmaError(errno.EFAULT, text)

@@ -15,7 +15,20 @@ from contextlib import suppress
 from vfuserver import _core
 from vfuserver._core import PROT_READ, PROT_WRITE, Gate, Ioas
 from vfuserver.errors import DmaError
+from vfuserver.iommu import Access
 from vfuserver.vfio import Backend, Later, PciIrq
+
+
+class NoMessages:
+    """The port of a client whose memory is all mapped."""
+
+    async def read(self, iova: int, length: int) -> bytes:
+        """Never possible."""
+        raise DmaError(errno.EFAULT, f"{iova:#x}+{length:#x}: this client takes no messages")
+
+    async def write(self, iova: int, data: memoryview) -> None:
+        """Never possible."""
+        raise DmaError(errno.EFAULT, f"{iova:#x}+{len(data):#x}: this client takes no messages")
 
 
 class LocalMemory:
@@ -23,7 +36,7 @@ class LocalMemory:
 
     def __init__(self, gate: Gate | None = None) -> None:
         self.ioas = Ioas(gate)
-        self.lost = False
+        self._access = Access(self.ioas, NoMessages())
         self._files: dict[int, mmap.mmap] = {}
 
     def add(self, iova: int, size: int, prot: int = PROT_READ | PROT_WRITE) -> mmap.mmap:
@@ -43,32 +56,26 @@ class LocalMemory:
 
     async def read(self, iova: int, length: int) -> bytes:
         """As Memory.read."""
-        return self.read_now(iova, length)
+        return await self._access.read(iova, length)
 
     async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """As Memory.write."""
-        self.write_now(iova, data)
+        await self._access.write(iova, data)
 
     def read_now(self, iova: int, length: int) -> bytes:
         """As Memory.read_now."""
-        self._check()
-        return self.ioas.read(iova, length)
+        return self._access.read_now(iova, length)
 
     def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """As Memory.write_now."""
-        self._check()
-        self.ioas.write(iova, data)
+        self._access.write_now(iova, data)
 
     def close(self) -> None:
         """Unmaps everything."""
-        self.lost = True
+        self._access.detach()
         self.ioas.clear()
         for view in self._files.values():
             view.close()
-
-    def _check(self) -> None:
-        if self.lost:
-            raise DmaError(errno.ENODEV, "the client is gone")
 
 
 class LocalInterrupts:

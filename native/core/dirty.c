@@ -1,0 +1,258 @@
+#include "dirty.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A page number has 52 bits: three levels of pointers, then a leaf of bits that covers 128 MiB. */
+enum {
+    LEAF_BITS = 15,
+    LOW_BITS = 12,
+    MIDDLE_BITS = 12,
+    ROOT_BITS = 64 - VFU_PAGE_SHIFT - LEAF_BITS - LOW_BITS - MIDDLE_BITS,
+    WORD = 64,
+    WORDS = (1 << LEAF_BITS) / WORD,
+};
+
+static const struct {
+    unsigned shift, bits;
+} LEVEL[] = {
+    {LEAF_BITS + LOW_BITS + MIDDLE_BITS, ROOT_BITS},
+    {LEAF_BITS + LOW_BITS, MIDDLE_BITS},
+    {LEAF_BITS, LOW_BITS},
+};
+
+enum { LEVELS = sizeof(LEVEL) / sizeof(LEVEL[0]) };
+
+typedef void *_Atomic Slot;
+
+typedef struct {
+    _Atomic uint64_t word[WORDS];
+} Leaf;
+
+struct vfu_dirty {
+    Slot *root;
+    atomic_bool everything; /* a leaf could not be had */
+    size_t spans;
+    vfu_span span[];
+};
+
+/* -- life ---------------------------------------------------------------------------------------------------------- */
+
+vfu_dirty *vfu_dirty_new(const vfu_span *span, size_t spans)
+{
+    static const vfu_span all = {0, UINT64_MAX};
+    vfu_dirty *d;
+
+    if (!spans) {
+        span = &all;
+        spans = 1;
+    }
+    d = calloc(1, sizeof(*d) + spans * sizeof(*span));
+    if (!d)
+        return NULL;
+    d->root = calloc((size_t)1 << ROOT_BITS, sizeof(Slot));
+    if (!d->root) {
+        free(d);
+        return NULL;
+    }
+    d->spans = spans;
+    memcpy(d->span, span, spans * sizeof(*span));
+    return d;
+}
+
+static void free_level(Slot *table, unsigned level)
+{
+    for (size_t i = 0; i < (size_t)1 << LEVEL[level].bits; i++) {
+        void *below = atomic_load(&table[i]);
+        if (below && level + 1 < LEVELS)
+            free_level(below, level + 1);
+        else
+            free(below);
+    }
+    free(table);
+}
+
+void vfu_dirty_free(vfu_dirty *d)
+{
+    if (!d)
+        return;
+    free_level(d->root, 0);
+    free(d);
+}
+
+/* -- finding leaves ------------------------------------------------------------------------------------------------ */
+
+static size_t index_in(unsigned level, uint64_t page)
+{
+    return (page >> LEVEL[level].shift) & (((uint64_t)1 << LEVEL[level].bits) - 1);
+}
+
+static void *grow(Slot *slot, unsigned level)
+{
+    void *nothing = NULL;
+    void *fresh = level + 1 < LEVELS ? calloc((size_t)1 << LEVEL[level + 1].bits, sizeof(Slot)) : calloc(1, sizeof(Leaf));
+
+    if (fresh && !atomic_compare_exchange_strong(slot, &nothing, fresh)) {
+        free(fresh); /* another thread was first */
+        fresh = nothing;
+    }
+    return fresh;
+}
+
+static Leaf *leaf_for(vfu_dirty *d, uint64_t page)
+{
+    void *at = d->root;
+
+    for (unsigned level = 0; at && level < LEVELS; level++) {
+        Slot *slot = (Slot *)at + index_in(level, page);
+        at = atomic_load_explicit(slot, memory_order_acquire);
+        if (!at)
+            at = grow(slot, level);
+    }
+    return at;
+}
+
+/* The leaf of a page, or NULL and in *page the first page that the missing part does not cover (0: none is left). */
+static Leaf *leaf_or_skip(const vfu_dirty *d, uint64_t *page)
+{
+    void *at = d->root;
+
+    for (unsigned level = 0; level < LEVELS; level++) {
+        at = atomic_load_explicit((Slot *)at + index_in(level, *page), memory_order_acquire);
+        if (!at) {
+            uint64_t covered = (uint64_t)1 << LEVEL[level].shift;
+            *page = (*page | (covered - 1)) + 1;
+            return NULL;
+        }
+    }
+    return at;
+}
+
+/* -- words --------------------------------------------------------------------------------------------------------- */
+
+static uint64_t mask_of(unsigned from, unsigned to)
+{
+    return (~(uint64_t)0 << from) & (~(uint64_t)0 >> (WORD - 1 - to));
+}
+
+/* The part of [page, last] in the word of `page`: its bits, and the page after it. */
+static uint64_t part(uint64_t page, uint64_t last, uint64_t *next)
+{
+    uint64_t end = page | (WORD - 1);
+
+    if (end > last)
+        end = last;
+    *next = end + 1;
+    return mask_of(page % WORD, end % WORD);
+}
+
+static _Atomic uint64_t *word_of(Leaf *leaf, uint64_t page)
+{
+    return &leaf->word[(page & ((1 << LEAF_BITS) - 1)) / WORD];
+}
+
+void vfu_dirty_mark(vfu_dirty *d, uint64_t iova, uint64_t length)
+{
+    uint64_t page = iova >> VFU_PAGE_SHIFT, last = (iova + (length - 1)) >> VFU_PAGE_SHIFT, next;
+
+    if (!length)
+        return;
+    for (; page <= last; page = next) {
+        Leaf *leaf = leaf_for(d, page);
+        uint64_t mask = part(page, last, &next);
+        if (leaf)
+            atomic_fetch_or(word_of(leaf, page), mask);
+        else
+            atomic_store(&d->everything, true);
+    }
+}
+
+/* Calls take(argument, first page of a word, bits of it) for every word with dirty pages in [page, last]. */
+static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, void (*take)(void *argument, uint64_t page, uint64_t bits),
+                     void *argument)
+{
+    uint64_t next;
+
+    while (page <= last) {
+        Leaf *leaf = leaf_or_skip(d, &page);
+        uint64_t end = page | ((1 << LEAF_BITS) - 1);
+        if (!leaf)
+            continue;
+        for (; page <= last && page <= end; page = next) {
+            uint64_t mask = part(page, last, &next);
+            _Atomic uint64_t *word = word_of(leaf, page);
+            if (!(atomic_load_explicit(word, memory_order_relaxed) & mask))
+                continue;
+            take(argument, page & ~(uint64_t)(WORD - 1), atomic_fetch_and(word, ~mask) & mask);
+        }
+    }
+}
+
+/* -- reports ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t iova;
+    unsigned shift;
+    uint8_t *bitmap;
+} Report;
+
+static void set_bit(const Report *r, uint64_t page)
+{
+    uint64_t n = ((page << VFU_PAGE_SHIFT) - r->iova) >> r->shift;
+
+    r->bitmap[n / 8] |= (uint8_t)(1 << n % 8);
+}
+
+static void take_report(void *argument, uint64_t page, uint64_t bits)
+{
+    for (; bits; bits &= bits - 1)
+        set_bit(argument, page + (uint64_t)__builtin_ctzll(bits));
+}
+
+static uint64_t page_last(uint64_t iova, uint64_t pages, unsigned shift)
+{
+    return iova + ((pages << shift) - 1); /* pages << shift may be exactly 2^64 */
+}
+
+static void report_everything(const Report *r, uint64_t iova, uint64_t last)
+{
+    uint64_t step = (uint64_t)1 << VFU_PAGE_SHIFT;
+
+    for (uint64_t at = iova; at <= last; at += step) {
+        set_bit(r, at >> VFU_PAGE_SHIFT);
+        if (last - at < step)
+            break;
+    }
+}
+
+void vfu_dirty_report(vfu_dirty *d, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap)
+{
+    Report report = {.iova = iova, .shift = shift, .bitmap = bitmap};
+    uint64_t last = page_last(iova, pages, shift);
+
+    if (!pages)
+        return;
+    for (size_t i = 0; i < d->spans; i++) {
+        uint64_t from = d->span[i].iova > iova ? d->span[i].iova : iova;
+        uint64_t to = d->span[i].last < last ? d->span[i].last : last;
+        if (from > to)
+            continue;
+        take_all(d, from >> VFU_PAGE_SHIFT, to >> VFU_PAGE_SHIFT, take_report, &report);
+        if (atomic_load(&d->everything))
+            report_everything(&report, from, to);
+    }
+}
+
+static void take_count(void *argument, uint64_t page, uint64_t bits)
+{
+    (void)page;
+    *(uint64_t *)argument += (uint64_t)__builtin_popcountll(bits);
+}
+
+uint64_t vfu_dirty_forget(vfu_dirty *d, uint64_t iova, uint64_t last)
+{
+    uint64_t count = 0;
+
+    take_all(d, iova >> VFU_PAGE_SHIFT, last >> VFU_PAGE_SHIFT, take_count, &count);
+    return count;
+}

@@ -1,0 +1,136 @@
+#include "ioas.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "spans.h"
+
+/* Which addresses a space may use: holes, allowed and reserved spans. */
+
+/* The lowest address from `iova` on that is aligned; false: none. */
+static bool align(uint64_t *iova, uint64_t alignment)
+{
+    uint64_t up = (*iova + (alignment - 1)) & ~(alignment - 1);
+
+    if (up < *iova)
+        return false;
+    *iova = up;
+    return true;
+}
+
+/* The last byte of what stands in the way of [iova, last], if anything does. */
+static bool in_the_way(const vfu_ioas *ioas, uint64_t iova, uint64_t last, uint64_t *end)
+{
+    const vfu_area *area = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, iova));
+    size_t at = vfu_spans_reaching(ioas->reserved, ioas->reserveds, iova);
+
+    if (area && area->iova <= last) {
+        *end = vfu_last(area->iova, area->size);
+        return true;
+    }
+    if (at < ioas->reserveds && ioas->reserved[at].iova <= last) {
+        *end = ioas->reserved[at].last;
+        return true;
+    }
+    return false;
+}
+
+static bool hole_in(const vfu_ioas *ioas, vfu_span span, uint64_t size, uint64_t alignment, uint64_t *iova)
+{
+    uint64_t at = span.iova ? span.iova : alignment, end;
+
+    while (align(&at, alignment) && at <= span.last && span.last - at >= size - 1) {
+        if (!in_the_way(ioas, at, vfu_last(at, size), &end)) {
+            *iova = at;
+            return true;
+        }
+        if (end == UINT64_MAX)
+            return false;
+        at = end + 1;
+    }
+    return false;
+}
+
+int vfu_ioas_hole(vfu_ioas *ioas, uint64_t size, uint64_t alignment, uint64_t *iova)
+{
+    static const vfu_span all = {0, UINT64_MAX};
+    bool found = false;
+
+    if (!size || !alignment || alignment & (alignment - 1))
+        return -EINVAL;
+    pthread_rwlock_rdlock(&ioas->lock);
+    if (!ioas->alloweds)
+        found = hole_in(ioas, all, size, alignment, iova);
+    for (size_t i = 0; !found && i < ioas->alloweds; i++)
+        found = hole_in(ioas, ioas->allowed[i], size, alignment, iova);
+    pthread_rwlock_unlock(&ioas->lock);
+    return found ? 0 : -ENOSPC;
+}
+
+static bool area_outside(const vfu_ioas *ioas, const vfu_span *allowed, size_t count)
+{
+    vfu_place place = {0};
+
+    for (const vfu_area *a; (a = vfu_areas_at(&ioas->areas, place)); place = vfu_areas_next(&ioas->areas, place))
+        if (count && !vfu_spans_cover(allowed, count, a->iova, vfu_last(a->iova, a->size)))
+            return true;
+    return false;
+}
+
+static bool area_inside(const vfu_ioas *ioas, const vfu_span *reserved, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const vfu_area *a = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, reserved[i].iova));
+        if (a && a->iova <= reserved[i].last)
+            return true;
+    }
+    return false;
+}
+
+static bool cross(const vfu_span *allowed, size_t alloweds, const vfu_span *reserved, size_t reserveds)
+{
+    for (size_t i = 0; i < alloweds; i++)
+        if (vfu_spans_overlap(reserved, reserveds, allowed[i].iova, allowed[i].last))
+            return true;
+    return false;
+}
+
+int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans)
+{
+    int error;
+    vfu_span *sorted = vfu_spans_sorted(span, spans, &error), *old = sorted;
+
+    if (error)
+        return error;
+    pthread_rwlock_wrlock(&ioas->lock);
+    if (area_outside(ioas, sorted, spans) || cross(sorted, spans, ioas->reserved, ioas->reserveds)) {
+        error = -EADDRINUSE;
+    } else {
+        old = ioas->allowed;
+        ioas->allowed = sorted;
+        ioas->alloweds = spans;
+    }
+    pthread_rwlock_unlock(&ioas->lock);
+    free(old);
+    return error;
+}
+
+int vfu_ioas_reserve(vfu_ioas *ioas, const vfu_span *span, size_t spans)
+{
+    int error;
+    vfu_span *sorted = vfu_spans_sorted(span, spans, &error), *old = sorted;
+
+    if (error)
+        return error;
+    pthread_rwlock_wrlock(&ioas->lock);
+    if (area_inside(ioas, sorted, spans) || cross(ioas->allowed, ioas->alloweds, sorted, spans)) {
+        error = -EADDRINUSE;
+    } else {
+        old = ioas->reserved;
+        ioas->reserved = sorted;
+        ioas->reserveds = spans;
+    }
+    pthread_rwlock_unlock(&ioas->lock);
+    free(old);
+    return error;
+}
