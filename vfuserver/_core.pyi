@@ -168,7 +168,7 @@ class Ioas:
     def areas(self) -> list[tuple[int, int, int, int, int, int]]:
         """(iova, size, prot, ACCESS_*, source id or 0, offset in the source) in order of iova."""
     def allow(self, spans: Iterable[tuple[int, int]]) -> None:
-        """The IOVAs (first, last) that may be mapped; none: all. CommandError: EINVAL (first > last, overlap),
+        """The IOVAs (first, last) that may be mapped; none: all. CommandError: EINVAL (first >= last, overlap),
         EADDRINUSE (an area lies outside, or a reserved span inside)."""
     def reserve(self, spans: Iterable[tuple[int, int]]) -> None:
         """IOVAs (first, last) that must not be mapped. CommandError as allow()."""
@@ -177,12 +177,13 @@ class Ioas:
     def files(self) -> list[tuple[int, int, int]]:
         """(source id, areas, trust) of every file in use."""
     def log(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Logs writes inside (first, last) spans, or all. CommandError: EALREADY, EINVAL (overlap)."""
+        """Logs writes inside (first, last) spans, or all. CommandError: EALREADY, EINVAL (first >= last, overlap)."""
     def log_stop(self) -> None:
         """CommandError(ENOENT): writes are not logged."""
     def report(self, iova: int, pages: int, shift: int) -> bytearray:
         """Takes the bits of `pages` pages of 1 << shift (at least 12) bytes: bit n is page iova + (n << shift), in
-        whole little-endian u64 words. CommandError: ENOENT, EINVAL (beyond 2**64)."""
+        whole little-endian u64 words. CommandError: ENOENT, EINVAL (beyond 2**64, or
+        `iova` is no multiple of 4096)."""
     def pinned(self, iova: int, last: int) -> int:
         """How many views touch [iova, last]."""
     def revoke(self, iova: int, last: int) -> int:

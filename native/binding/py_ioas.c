@@ -298,7 +298,7 @@ static PyObject *ioas_report(IoasObject *self, PyObject *args)
     if (!error)
         return bitmap;
     Py_DECREF(bitmap);
-    return raise_errno(CommandError, -error, "writes are not logged");
+    return raise_errno(CommandError, -error, error == -ENOENT ? "writes are not logged" : "%#llx is inside a page", iova);
 }
 
 /* -- views ---------------------------------------------------------------------------------------------------------- */

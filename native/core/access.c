@@ -108,10 +108,11 @@ static int move(vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length,
         error = reachable(&e, flags);
     if (!error && e.length < length)
         error = check(ioas, iova + e.length, length - e.length, flags);
-    if (!error)
+    if (!error) {
         error = transfer(ioas, e, buffer, length, flags & VFU_PROT_WRITE);
-    if (flags & VFU_PROT_WRITE && error != -EPERM && error != -ENOTCONN)
-        mark(ioas, iova, length); /* a write that failed in the middle has written something */
+        if (flags & VFU_PROT_WRITE)
+            mark(ioas, iova, length); /* a write that failed in the middle has written something */
+    }
     pthread_rwlock_unlock(&ioas->lock);
     return error;
 }

@@ -13,6 +13,9 @@ enum {
     WORDS = (1 << LEAF_BITS) / WORD,
 };
 
+/* A guest of 1 TiB takes 32 MiB; a client that spreads its maps over 2^64 could make it gigabytes. */
+static const size_t MOST_BYTES = (size_t)256 << 20;
+
 static const struct {
     unsigned shift, bits;
 } LEVEL[] = {
@@ -32,6 +35,7 @@ typedef struct {
 struct vfu_dirty {
     Slot *root;
     atomic_bool everything; /* a leaf could not be had */
+    atomic_size_t bytes;    /* of all tables and leaves */
     size_t spans;
     vfu_span span[];
 };
@@ -87,13 +91,15 @@ static size_t index_in(unsigned level, uint64_t page)
     return (page >> LEVEL[level].shift) & (((uint64_t)1 << LEVEL[level].bits) - 1);
 }
 
-static void *grow(Slot *slot, unsigned level)
+static void *grow(vfu_dirty *d, Slot *slot, unsigned level)
 {
-    void *nothing = NULL;
-    void *fresh = level + 1 < LEVELS ? calloc((size_t)1 << LEVEL[level + 1].bits, sizeof(Slot)) : calloc(1, sizeof(Leaf));
+    size_t bytes = level + 1 < LEVELS ? sizeof(Slot) << LEVEL[level + 1].bits : sizeof(Leaf);
+    void *nothing = NULL, *fresh = atomic_load(&d->bytes) < MOST_BYTES ? calloc(1, bytes) : NULL;
 
+    atomic_fetch_add(&d->bytes, fresh ? bytes : 0);
     if (fresh && !atomic_compare_exchange_strong(slot, &nothing, fresh)) {
         free(fresh); /* another thread was first */
+        atomic_fetch_sub(&d->bytes, bytes);
         fresh = nothing;
     }
     return fresh;
@@ -107,7 +113,7 @@ static Leaf *leaf_for(vfu_dirty *d, uint64_t page)
         Slot *slot = (Slot *)at + index_in(level, page);
         at = atomic_load_explicit(slot, memory_order_acquire);
         if (!at)
-            at = grow(slot, level);
+            at = grow(d, slot, level);
     }
     return at;
 }
@@ -167,9 +173,10 @@ void vfu_dirty_mark(vfu_dirty *d, uint64_t iova, uint64_t length)
     }
 }
 
+typedef void Take(void *argument, uint64_t page, uint64_t bits);
+
 /* Calls take(argument, first page of a word, bits of it) for every word with dirty pages in [page, last]. */
-static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, void (*take)(void *argument, uint64_t page, uint64_t bits),
-                     void *argument)
+static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, Take *take, void *argument)
 {
     uint64_t next;
 
@@ -188,6 +195,23 @@ static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, void (*take)(vo
     }
 }
 
+/* The part of [iova, last] that span `i` logs, if there is one. */
+static bool logged(const vfu_dirty *d, size_t i, uint64_t iova, uint64_t last, vfu_span *part)
+{
+    part->iova = d->span[i].iova > iova ? d->span[i].iova : iova;
+    part->last = d->span[i].last < last ? d->span[i].last : last;
+    return part->iova <= part->last;
+}
+
+static void take_logged(vfu_dirty *d, uint64_t iova, uint64_t last, Take *take, void *argument)
+{
+    vfu_span part;
+
+    for (size_t i = 0; i < d->spans; i++)
+        if (logged(d, i, iova, last, &part))
+            take_all(d, part.iova >> VFU_PAGE_SHIFT, part.last >> VFU_PAGE_SHIFT, take, argument);
+}
+
 /* -- reports ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -196,17 +220,21 @@ typedef struct {
     uint8_t *bitmap;
 } Report;
 
-static void set_bit(const Report *r, uint64_t page)
+/* The bit for a place inside the range. */
+static uint64_t bit_of(const Report *r, uint64_t iova)
 {
-    uint64_t n = ((page << VFU_PAGE_SHIFT) - r->iova) >> r->shift;
+    return (iova - r->iova) >> r->shift;
+}
 
+static void set_bit(const Report *r, uint64_t n)
+{
     r->bitmap[n / 8] |= (uint8_t)(1 << n % 8);
 }
 
 static void take_report(void *argument, uint64_t page, uint64_t bits)
 {
     for (; bits; bits &= bits - 1)
-        set_bit(argument, page + (uint64_t)__builtin_ctzll(bits));
+        set_bit(argument, bit_of(argument, (page + (uint64_t)__builtin_ctzll(bits)) << VFU_PAGE_SHIFT));
 }
 
 static uint64_t page_last(uint64_t iova, uint64_t pages, unsigned shift)
@@ -214,15 +242,14 @@ static uint64_t page_last(uint64_t iova, uint64_t pages, unsigned shift)
     return iova + ((pages << shift) - 1); /* pages << shift may be exactly 2^64 */
 }
 
-static void report_everything(const Report *r, uint64_t iova, uint64_t last)
+static void report_everything(const vfu_dirty *d, const Report *r, uint64_t last)
 {
-    uint64_t step = (uint64_t)1 << VFU_PAGE_SHIFT;
+    vfu_span part;
 
-    for (uint64_t at = iova; at <= last; at += step) {
-        set_bit(r, at >> VFU_PAGE_SHIFT);
-        if (last - at < step)
-            break;
-    }
+    for (size_t i = 0; i < d->spans; i++)
+        if (logged(d, i, r->iova, last, &part))
+            for (uint64_t n = bit_of(r, part.iova); n <= bit_of(r, part.last); n++)
+                set_bit(r, n);
 }
 
 void vfu_dirty_report(vfu_dirty *d, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap)
@@ -232,15 +259,9 @@ void vfu_dirty_report(vfu_dirty *d, uint64_t iova, uint64_t pages, unsigned shif
 
     if (!pages)
         return;
-    for (size_t i = 0; i < d->spans; i++) {
-        uint64_t from = d->span[i].iova > iova ? d->span[i].iova : iova;
-        uint64_t to = d->span[i].last < last ? d->span[i].last : last;
-        if (from > to)
-            continue;
-        take_all(d, from >> VFU_PAGE_SHIFT, to >> VFU_PAGE_SHIFT, take_report, &report);
-        if (atomic_load(&d->everything))
-            report_everything(&report, from, to);
-    }
+    take_logged(d, iova, last, take_report, &report);
+    if (atomic_load(&d->everything))
+        report_everything(d, &report, last);
 }
 
 static void take_count(void *argument, uint64_t page, uint64_t bits)
@@ -253,6 +274,6 @@ uint64_t vfu_dirty_forget(vfu_dirty *d, uint64_t iova, uint64_t last)
 {
     uint64_t count = 0;
 
-    take_all(d, iova >> VFU_PAGE_SHIFT, last >> VFU_PAGE_SHIFT, take_count, &count);
+    take_logged(d, iova, last, take_count, &count);
     return count;
 }

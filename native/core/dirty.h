@@ -1,7 +1,8 @@
 /* Which pages a device has written: a sparse bitmap over the whole 64-bit space, built like a page table.
  *
  * Marking is lock-free and comes after the store it reports; a report takes the bits and clears them in one step, so
- * that none is lost. If there is no memory for a leaf, everything counts as dirty from then on: never too little.
+ * that none is lost. If there is no memory for a leaf, or the log has grown beyond what a client may have of it,
+ * everything counts as dirty from then on: never too little.
  */
 #ifndef VFU_DIRTY_H
 #define VFU_DIRTY_H
@@ -25,9 +26,9 @@ void vfu_dirty_free(vfu_dirty *dirty);
 
 void vfu_dirty_mark(vfu_dirty *dirty, uint64_t iova, uint64_t length);
 /* Takes the bits of `pages` pages of 1 << shift bytes from `iova` on: sets bit n of `bitmap` (little-endian, zeroed by
- * the caller) if page iova + (n << shift) was written. The range must end within 2^64. */
+ * the caller) if page iova + (n << shift) was written. The range starts at a page of 4 KiB and ends within 2^64. */
 void vfu_dirty_report(vfu_dirty *dirty, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap);
-/* The range is somebody else's from now on: its bits are dropped; how many there were. */
+/* The range is somebody else's from now on: its bits are dropped; how many would have been reported. */
 uint64_t vfu_dirty_forget(vfu_dirty *dirty, uint64_t iova, uint64_t last);
 
 #endif

@@ -313,11 +313,13 @@ size_t vfu_ioas_clear(vfu_ioas *ioas)
 
 int vfu_ioas_log(vfu_ioas *ioas, const vfu_span *span, size_t spans)
 {
-    vfu_dirty *dirty = vfu_dirty_new(span, spans);
-    int error = 0;
+    int error;
+    vfu_span *sorted = vfu_spans_sorted(span, spans, &error);
+    vfu_dirty *dirty = error ? NULL : vfu_dirty_new(sorted, spans);
 
+    free(sorted);
     if (!dirty)
-        return -ENOMEM;
+        return error ? error : -ENOMEM;
     pthread_rwlock_wrlock(&ioas->lock);
     if (ioas->dirty)
         error = -EALREADY;
@@ -345,6 +347,8 @@ int vfu_ioas_report(vfu_ioas *ioas, uint64_t iova, uint64_t pages, unsigned shif
 {
     bool logging;
 
+    if (iova % ((uint64_t)1 << VFU_PAGE_SHIFT))
+        return -EINVAL;
     pthread_rwlock_rdlock(&ioas->lock); /* the log cannot go; marking goes on */
     logging = ioas->dirty;
     if (logging) {

@@ -64,7 +64,7 @@ int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with,
 long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size);
 size_t vfu_ioas_clear(vfu_ioas *ioas);
 
-/* Replaces the list of allowed or of reserved spans (any order): 0, -EINVAL (first > last, overlap), -EADDRINUSE (an
+/* Replaces the list of allowed or of reserved spans (any order): 0, -EINVAL (first >= last, overlap), -EADDRINUSE (an
  * area, or an allowed span, lies where it could not any more), -ENOMEM. */
 int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans);
 int vfu_ioas_reserve(vfu_ioas *ioas, const vfu_span *span, size_t spans);
@@ -72,11 +72,12 @@ int vfu_ioas_reserve(vfu_ioas *ioas, const vfu_span *span, size_t spans);
 /* What is known about a file of this space from now on; -ENOENT if it has no area here. */
 int vfu_ioas_trust(vfu_ioas *ioas, uint64_t source, enum vfu_trust trust);
 
-/* Starts logging writes: 0, -EALREADY, -ENOMEM. */
+/* Starts logging writes: 0, -EALREADY, -EINVAL (first >= last, overlap), -ENOMEM. */
 int vfu_ioas_log(vfu_ioas *ioas, const vfu_span *span, size_t spans);
 /* 0, or -ENOENT: writes are not logged. */
 int vfu_ioas_log_stop(vfu_ioas *ioas);
-/* As vfu_dirty_report, views that can be written included; -ENOENT: writes are not logged. */
+/* As vfu_dirty_report, views that can be written included; -ENOENT: writes are not logged, -EINVAL: `iova` lies inside
+ * a page of 4 KiB. */
 int vfu_ioas_report(vfu_ioas *ioas, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap);
 
 #endif

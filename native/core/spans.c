@@ -26,7 +26,7 @@ vfu_span *vfu_spans_sorted(const vfu_span *span, size_t spans, int *error)
     memcpy(copy, span, spans * sizeof(*copy));
     qsort(copy, spans, sizeof(*copy), by_iova);
     for (size_t i = 0; i < spans; i++)
-        if (copy[i].iova > copy[i].last || (i && copy[i - 1].last >= copy[i].iova))
+        if (copy[i].iova >= copy[i].last || (i && copy[i - 1].last >= copy[i].iova))
             *error = -EINVAL;
     if (!*error)
         return copy;

@@ -4,7 +4,7 @@
 
 #include "dirty.h"
 
-/* A sorted copy; NULL with *error = -EINVAL (first > last, or overlap), -ENOMEM. An empty list is NULL without error. */
+/* A sorted copy; NULL with *error = -EINVAL (first >= last, or overlap), -ENOMEM. An empty list is NULL without error. */
 vfu_span *vfu_spans_sorted(const vfu_span *span, size_t spans, int *error);
 /* The first span whose end is at or after `iova`; `spans` if there is none. */
 size_t vfu_spans_reaching(const vfu_span *span, size_t spans, uint64_t iova);
