@@ -8,9 +8,9 @@
 
 enum { PAGE = 4096 };
 
-static bool touches(const vfu_pin *pin, uint64_t iova, uint64_t last)
+static bool touches(uint64_t at, uint64_t length, uint64_t iova, uint64_t last)
 {
-    return pin->iova <= last && vfu_last(pin->iova, pin->length) >= iova;
+    return at <= last && vfu_last(at, length) >= iova;
 }
 
 /* -- making --------------------------------------------------------------------------------------------------------- */
@@ -30,6 +30,18 @@ static int map_extent(const vfu_pin *pin, const vfu_extent *e)
     return 0;
 }
 
+static int add_part(vfu_pin *pin, const vfu_extent *e)
+{
+    if ((pin->parts & (pin->parts - 1)) == 0) { /* full at every power of two */
+        vfu_part *part = realloc(pin->part, (pin->parts ? 2 * pin->parts : 1) * sizeof(*part));
+        if (!part)
+            return -ENOMEM;
+        pin->part = part;
+    }
+    pin->part[pin->parts++] = (vfu_part){.iova = e->iova, .length = e->length};
+    return 0;
+}
+
 static int map_all(const vfu_ioas *ioas, vfu_pin *pin)
 {
     vfu_extent e;
@@ -41,6 +53,8 @@ static int map_all(const vfu_ioas *ioas, vfu_pin *pin)
             error = -ENOTCONN;
         if (!error)
             error = map_extent(pin, &e);
+        if (!error)
+            error = add_part(pin, &e);
     }
     return error;
 }
@@ -66,6 +80,7 @@ static void destroy(vfu_pin *pin)
         vfu_guard_remove(pin->guard);
     if (pin->base)
         munmap(pin->base, pin->size);
+    free(pin->part);
     free(pin);
 }
 
@@ -131,8 +146,11 @@ static void delist(vfu_ioas *ioas, vfu_pin *pin)
 
 static void mark(const vfu_ioas *ioas, const vfu_pin *pin)
 {
-    if (ioas->dirty && pin->prot & VFU_PROT_WRITE && !pin->stale)
-        vfu_dirty_mark(ioas->dirty, pin->iova, pin->length);
+    if (!ioas->dirty || !(pin->prot & VFU_PROT_WRITE))
+        return;
+    for (size_t i = 0; i < pin->parts; i++)
+        if (!pin->part[i].stale)
+            vfu_dirty_mark(ioas->dirty, pin->part[i].iova, pin->part[i].length);
 }
 
 static void revoke(vfu_ioas *ioas, vfu_pin *pin)
@@ -173,7 +191,7 @@ size_t vfu_pins_in(vfu_ioas *ioas, uint64_t iova, uint64_t last)
 
     pthread_rwlock_rdlock(&ioas->lock);
     for (const vfu_pin *pin = ioas->pins; pin; pin = pin->next)
-        count += touches(pin, iova, last);
+        count += touches(pin->iova, pin->length, iova, last);
     pthread_rwlock_unlock(&ioas->lock);
     return count;
 }
@@ -185,7 +203,7 @@ size_t vfu_pins_revoke(vfu_ioas *ioas, uint64_t iova, uint64_t last)
     pthread_rwlock_wrlock(&ioas->lock);
     for (vfu_pin *pin = ioas->pins, *next; pin; pin = next) {
         next = pin->next;
-        if (touches(pin, iova, last)) {
+        if (touches(pin->iova, pin->length, iova, last)) {
             revoke(ioas, pin);
             count++;
         }
@@ -196,9 +214,10 @@ size_t vfu_pins_revoke(vfu_ioas *ioas, uint64_t iova, uint64_t last)
 
 void vfu_pins_detach(vfu_ioas *ioas, uint64_t iova, uint64_t last)
 {
-    for (vfu_pin *pin = ioas->pins; pin; pin = pin->next)
-        if (touches(pin, iova, last))
-            pin->stale = true;
+    for (const vfu_pin *pin = ioas->pins; pin; pin = pin->next)
+        for (size_t i = 0; i < pin->parts; i++)
+            if (touches(pin->part[i].iova, pin->part[i].length, iova, last))
+                pin->part[i].stale = true;
 }
 
 void vfu_pins_mark(vfu_ioas *ioas)

@@ -8,8 +8,14 @@
 
 #include "ioas.h"
 
+/* What a view shows of one area. */
+typedef struct {
+    uint64_t iova, length;
+    bool stale; /* the area was unmapped: what is written there is nobody's */
+} vfu_part;
+
 struct vfu_pin {
-    vfu_ioas *ioas; /* NULL once it is off the space's list */
+    vfu_ioas *_Atomic ioas; /* NULL once it is off the space's list */
     vfu_pin *next;
     uint64_t iova, length;
     uint32_t prot;
@@ -17,7 +23,8 @@ struct vfu_pin {
     uint8_t *base; /* the mapping, whole pages */
     size_t size;
     vfu_range *guard;
-    bool stale; /* its range was unmapped: what is written there is nobody's */
+    vfu_part *part;
+    size_t parts;
     atomic_bool revoked;
 };
 
@@ -35,7 +42,7 @@ bool vfu_pin_valid(const vfu_pin *pin);
 size_t vfu_pins_in(vfu_ioas *ioas, uint64_t iova, uint64_t last);
 /* Revokes every view that touches [iova, last]; how many. */
 size_t vfu_pins_revoke(vfu_ioas *ioas, uint64_t iova, uint64_t last);
-/* [iova, last] was unmapped: views of it are stale until they are revoked. Call with the space's lock held. */
+/* [iova, last] was unmapped: what views show of it is stale. Call with the space's lock held. */
 void vfu_pins_detach(vfu_ioas *ioas, uint64_t iova, uint64_t last);
 /* Marks what can be written through views, now. Call with the space's lock held. */
 void vfu_pins_mark(vfu_ioas *ioas);
