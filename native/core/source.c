@@ -67,8 +67,11 @@ static vfu_source *find(const Wanted *w)
 void vfu_sources(bool (*visit)(void *argument, const vfu_source *source), void *argument)
 {
     pthread_mutex_lock(&registry_lock);
-    for (vfu_source *s = registry; s && visit(argument, s); s = s->next)
-        continue;
+    for (vfu_source *s = registry; s; s = s->next) {
+        vfu_source_dead(s); /* a fault tells the guard first */
+        if (!visit(argument, s))
+            break;
+    }
     pthread_mutex_unlock(&registry_lock);
 }
 
@@ -252,10 +255,18 @@ static int copy_between_files(const vfu_source *from, uint64_t at, const vfu_sou
     return error;
 }
 
-int vfu_source_copy(const vfu_source *from, uint64_t at, const vfu_source *to, uint64_t offset, uint64_t length)
+int vfu_source_copy(vfu_source *from, uint64_t at, vfu_source *to, uint64_t offset, uint64_t length)
 {
+    vfu_source *mapped = from->base ? from : to;
+    int error;
+
     if (from->base)
-        return vfu_source_write(to, offset, mapped_at(from, at), length);
-    return to->base ? vfu_file_read(from->fd, at, mapped_at(to, offset), length)
-                    : copy_between_files(from, at, to, offset, length);
+        error = vfu_source_write(to, offset, mapped_at(from, at), length);
+    else if (to->base)
+        error = vfu_file_read(from->fd, at, mapped_at(to, offset), length);
+    else
+        return copy_between_files(from, at, to, offset, length);
+    if (error == -EFAULT)
+        vfu_source_cut(mapped); /* the kernel may have met the missing page, without a signal */
+    return error;
 }

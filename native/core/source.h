@@ -58,7 +58,7 @@ bool vfu_source_cut(vfu_source *source);
 int vfu_source_read(const vfu_source *source, uint64_t offset, void *to, uint64_t length);
 int vfu_source_write(const vfu_source *source, uint64_t offset, const void *from, uint64_t length);
 /* Moves bytes between two sources. */
-int vfu_source_copy(const vfu_source *from, uint64_t at, const vfu_source *to, uint64_t offset, uint64_t length);
+int vfu_source_copy(vfu_source *from, uint64_t at, vfu_source *to, uint64_t offset, uint64_t length);
 
 /* Calls `visit` for every source of the process, until it returns false. */
 void vfu_sources(bool (*visit)(void *argument, const vfu_source *source), void *argument);
