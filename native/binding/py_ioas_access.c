@@ -29,6 +29,22 @@ PyObject *dma_failed(int error, uint64_t iova, uint64_t length, const char *what
                        (unsigned long long)length, (unsigned long long)iova, why);
 }
 
+/* For O&: a device adds to what a guest told it, so a sum beyond 64 bits must not come out at address 0. */
+int take_u64(PyObject *object, void *value)
+{
+    unsigned long long taken = PyLong_AsUnsignedLongLong(object);
+
+    if (taken == (unsigned long long)-1 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Clear();
+            raise_errno(DmaError, EFAULT, "DMA at an IOVA, or of a length, that is not in 0..2**64-1");
+        }
+        return 0;
+    }
+    *(unsigned long long *)value = taken;
+    return 1;
+}
+
 bool bus_master(IoasObject *self, uint64_t iova, uint64_t length)
 {
     const vfu_gate *gate = self->gate ? &self->gate->gate : NULL;
@@ -72,7 +88,7 @@ PyObject *ioas_plan(IoasObject *self, PyObject *args)
     vfu_extent e;
     PyObject *list;
 
-    if (!PyArg_ParseTuple(args, "KKI:plan", &iova, &length, &prot) || !bus_master(self, iova, length))
+    if (!PyArg_ParseTuple(args, "O&O&I:plan", take_u64, &iova, take_u64, &length, &prot) || !bus_master(self, iova, length))
         return NULL;
     if (length && vfu_last(iova, length) < iova)
         return dma_failed(-EFAULT, iova, length, "cannot reach");
@@ -130,8 +146,10 @@ static PyObject *read_bytes(IoasObject *self, PyObject *args, Move *move)
     PyObject *bytes;
     int error;
 
-    if (!PyArg_ParseTuple(args, "Kn:read", &iova, &length) || !bus_master(self, iova, (uint64_t)length))
+    if (!PyArg_ParseTuple(args, "O&n:read", take_u64, &iova, &length) || !bus_master(self, iova, (uint64_t)length))
         return NULL;
+    if (length < 0)
+        return dma_failed(-EINVAL, iova, 0, "cannot read a negative number of");
     bytes = PyBytes_FromStringAndSize(NULL, length);
     if (!bytes)
         return NULL;
@@ -174,7 +192,7 @@ PyObject *ioas_read_into(IoasObject *self, PyObject *args)
     unsigned long long iova;
     Py_buffer buffer;
 
-    if (!PyArg_ParseTuple(args, "Kw*:read_into", &iova, &buffer))
+    if (!PyArg_ParseTuple(args, "O&w*:read_into", take_u64, &iova, &buffer))
         return NULL;
     return move_buffer(self, iova, &buffer, read_proven, "cannot read");
 }
@@ -184,7 +202,7 @@ PyObject *ioas_write(IoasObject *self, PyObject *args)
     unsigned long long iova;
     Py_buffer buffer;
 
-    if (!PyArg_ParseTuple(args, "Ky*:write", &iova, &buffer))
+    if (!PyArg_ParseTuple(args, "O&y*:write", take_u64, &iova, &buffer))
         return NULL;
     return move_buffer(self, iova, &buffer, write_proven, "cannot write");
 }
@@ -194,7 +212,7 @@ PyObject *ioas_write_unproven(IoasObject *self, PyObject *args)
     unsigned long long iova;
     Py_buffer buffer;
 
-    if (!PyArg_ParseTuple(args, "Ky*:write_unproven", &iova, &buffer))
+    if (!PyArg_ParseTuple(args, "O&y*:write_unproven", take_u64, &iova, &buffer))
         return NULL;
     return move_buffer(self, iova, &buffer, write_any, "cannot write");
 }
@@ -204,7 +222,8 @@ PyObject *ioas_copy(IoasObject *self, PyObject *args)
     unsigned long long source, destination, length;
     int error;
 
-    if (!PyArg_ParseTuple(args, "KKK:copy", &source, &destination, &length) || !bus_master(self, source, length))
+    if (!PyArg_ParseTuple(args, "O&O&O&:copy", take_u64, &source, take_u64, &destination, take_u64, &length) ||
+        !bus_master(self, source, length))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     error = vfu_ioas_copy(&self->ioas, source, destination, length);
@@ -221,7 +240,7 @@ PyObject *ioas_atomic(IoasObject *self, PyObject *args)
     uint64_t old;
     int error;
 
-    if (!PyArg_ParseTuple(args, "IKI|KK:atomic", &operation, &iova, &size, &operand, &expected) ||
+    if (!PyArg_ParseTuple(args, "IO&I|KK:atomic", &operation, take_u64, &iova, &size, &operand, &expected) ||
         !bus_master(self, iova, size))
         return NULL;
     error = operation > VFU_COMPARE ? -EINVAL
@@ -237,7 +256,8 @@ static int take_pieces(PyObject *list, vfu_piece *piece, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
         unsigned long long iova, length;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, i), "KK;a piece is (iova, length)", &iova, &length))
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, i), "O&O&;a piece is (iova, length)", take_u64, &iova, take_u64,
+                              &length))
             return -1;
         piece[i] = (vfu_piece){iova, length};
     }

@@ -19,7 +19,8 @@ static int pin_init(PinObject *self, PyObject *args, PyObject *kwargs)
     IoasObject *space;
     int error;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!KKI:Pin", names, &IoasType, &space, &iova, &length, &prot) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O&O&I:Pin", names, &IoasType, &space, take_u64, &iova,
+                                     take_u64, &length, &prot) ||
         !bus_master(space, iova, length))
         return -1;
     if (self->pin) {
