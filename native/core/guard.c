@@ -32,6 +32,8 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 /* Initial-exec: the handler must not be the first to touch them, or the loader would allocate. */
 static _Thread_local __attribute__((tls_model("initial-exec"))) sigjmp_buf *volatile way_out;
 static _Thread_local __attribute__((tls_model("initial-exec"))) volatile bool passing;
+static _Thread_local __attribute__((tls_model("initial-exec"))) volatile bool told; /* see told_again */
+static atomic_size_t touched_by_anybody; /* entries with VFU_FAULT_ZEROES */
 static struct sigaction found;
 
 /* -- the handler -------------------------------------------------------------------------------------------------- */
@@ -40,9 +42,10 @@ static vfu_range *range_of(uintptr_t address)
 {
     for (Block *block = &table; block; block = atomic_load(&block->next))
         for (size_t i = 0; i < RANGES; i++) {
-            uintptr_t base = atomic_load(&block->range[i].base);
-            if (base && address - base < atomic_load(&block->range[i].size))
-                return &block->range[i];
+            vfu_range *range = &block->range[i];
+            uintptr_t base = atomic_load(&range->base);
+            if (base && address - base < atomic_load(&range->size) && atomic_load(&range->base) == base)
+                return range; /* base and size belong together: the entry was not given to another mapping meanwhile */
         }
     return NULL;
 }
@@ -80,14 +83,22 @@ static bool zeroes_in_place(vfu_range *range)
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == base;
 }
 
+/* A handler put over ours (faulthandler's) ends by raising the signal again, without the address. If that may have been
+ * a fault of ours, the instruction tells by faulting again, now straight to us. Twice in a row it was none. */
+static bool told_again(const siginfo_t *info)
+{
+    bool raised = info->si_code == SI_TKILL && info->si_pid == getpid() && !passing;
+
+    told = raised && !told && (way_out || atomic_load(&touched_by_anybody));
+    return told;
+}
+
 static void on_bus_error(int number, siginfo_t *info, void *context)
 {
     int kept = errno;
     vfu_range *range = info->si_code > 0 ? range_of((uintptr_t)info->si_addr) : NULL;
 
-    /* A handler put over ours (faulthandler's) ends by raising the signal again, without the address: if it came in
-     * the middle of our own work, the instruction tells by faulting again, now straight to us. */
-    if (info->si_code <= 0 && info->si_pid == getpid() && way_out)
+    if (told_again(info))
         return;
     if (range)
         atomic_store(&range->hit, true);
@@ -146,6 +157,7 @@ vfu_range *vfu_guard_add(void *base, size_t size, enum vfu_on_fault on_fault)
         atomic_store(&range->on_fault, on_fault);
         atomic_store(&range->hit, false);
         atomic_store(&range->base, (uintptr_t)base);
+        atomic_fetch_add(&touched_by_anybody, on_fault == VFU_FAULT_ZEROES);
     }
     pthread_mutex_unlock(&table_lock);
     return range;
@@ -154,6 +166,7 @@ vfu_range *vfu_guard_add(void *base, size_t size, enum vfu_on_fault on_fault)
 void vfu_guard_remove(vfu_range *range)
 {
     pthread_mutex_lock(&table_lock);
+    atomic_fetch_sub(&touched_by_anybody, atomic_load(&range->on_fault) == VFU_FAULT_ZEROES);
     atomic_store(&range->base, 0);
     pthread_mutex_unlock(&table_lock);
 }
