@@ -6,9 +6,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := $(VENV)/.core
 SANE   := build/sanitize
+STRESS := build/stress
+
+STRESS_SECONDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest sanitize requirements bench wheel clean
+.PHONY: help demo test check lint types unit guest sanitize stress requirements bench wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,14 +54,24 @@ guest: $(CORE)  ## tests inside a guest (fetches QEMU and a kernel once)
 	@echo "== tests in a guest"
 	@$(BIN)/pytest -m guest -v
 
-sanitize: $(CORE)  ## the tests of the core under the address and undefined-behaviour sanitizers
+stress:  ## threads of DMA against map, unmap and report, under the address, undefined-behaviour and thread sanitizers
+	@mkdir -p $(STRESS)
+	@for kind in address,undefined thread; do \
+		echo "== stress under -fsanitize=$$kind, $(STRESS_SECONDS) s"; \
+		$(CC) -std=c11 -D_GNU_SOURCE -Wall -Wextra -g -O1 -fno-omit-frame-pointer -fsanitize=$$kind -fno-sanitize-recover=all -pthread \
+			-o $(STRESS)/$$kind native/core/*.c tests/native/stress/*.c && \
+		TSAN_OPTIONS="suppressions=$(CURDIR)/tests/native/stress/races.tsan halt_on_error=1" \
+			$(STRESS)/$$kind $(STRESS_SECONDS) || exit 1; \
+	done
+
+sanitize: $(CORE) stress  ## the tests of the core under the sanitizers
 	@echo "== the core under sanitizers"
 	@rm -rf $(SANE) && mkdir -p $(SANE) && git ls-files -z | xargs -0 cp --parents -t $(SANE)
 	@cd $(SANE) && CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
 		$(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	@cd $(SANE) && PYTHONPATH=$(CURDIR)/$(SANE) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
-		$(CURDIR)/$(BIN)/pytest -q tests/native tests/session tests/client tests/engine tests/device
+		$(CURDIR)/$(BIN)/pytest -q tests/native tests/iommu tests/session tests/client tests/engine tests/device
 
 requirements: $(CORE)  ## which tests prove which requirement, and what waits
 	@$(BIN)/python -m tests.requirements --cases

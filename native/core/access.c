@@ -283,6 +283,17 @@ static void find_cut(const vfu_ioas *ioas, Walk w)
     }
 }
 
+/* How many bytes moved, or -errno. */
+static ssize_t move_vector(int fd, const struct iovec *vector, int count, off_t offset, bool to_space)
+{
+    ssize_t moved;
+
+    do
+        moved = to_space ? preadv(fd, vector, count, offset) : pwritev(fd, vector, count, offset);
+    while (moved < 0 && errno == EINTR);
+    return moved < 0 ? -errno : moved;
+}
+
 static ssize_t vector_io(const vfu_ioas *ioas, int fd, Walk w, off_t offset, bool to_space)
 {
     struct iovec vector[PIECES_AT_ONCE];
@@ -292,17 +303,11 @@ static ssize_t vector_io(const vfu_ioas *ioas, int fd, Walk w, off_t offset, boo
         int count = gather(ioas, w, vector);
         if (count <= 0)
             return count < 0 ? count : total;
-        ssize_t moved = to_space ? preadv(fd, vector, count, offset + total) : pwritev(fd, vector, count, offset + total);
-        if (moved < 0 && errno == EINTR)
-            continue;
-        if (moved < 0) {
-            int error = errno;
-            if (error == EFAULT)
-                find_cut(ioas, w);
-            return -error;
-        }
-        if (moved == 0)
-            return total;
+        ssize_t moved = move_vector(fd, vector, count, offset + total, to_space);
+        if (moved == -EFAULT)
+            find_cut(ioas, w);
+        if (moved <= 0)
+            return moved < 0 ? moved : total;
         if (to_space)
             mark_walked(ioas, w, (uint64_t)moved);
         total += moved;
