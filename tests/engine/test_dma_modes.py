@@ -15,15 +15,25 @@ TO_BUFFER, FROM_BUFFER, BUSY, DONE, FAILED = 2, 3, 1, 2, 0x80000000
 MMAP, FILE_IO = DmaMapFlags.MMAP, DmaMapFlags.FILE_IO
 
 
-async def dma(client: Client, command: int, source: int, destination: int, length: int) -> int:
-    """The engine's status after a command; its registers stand in a row at 0x20."""
+async def start(client: Client, command: int, source: int, destination: int, length: int) -> None:
+    """Gives the engine a command; its registers stand in a row at 0x20."""
     registers = source.to_bytes(8, "little") + destination.to_bytes(8, "little") + length.to_bytes(4, "little")
     for at in range(0, len(registers), 4):
         await client.region_write(0, 0x20 + at, registers[at : at + 4])
     await client.region_write(0, 0x34, command.to_bytes(4, "little"))
+
+
+async def end(client: Client) -> int:
+    """Its status once it is idle."""
     while (status := int.from_bytes(await client.region_read(0, 0x38, 4), "little")) == BUSY:
         await asyncio.sleep(0)
     return status
+
+
+async def dma(client: Client, command: int, source: int, destination: int, length: int) -> int:
+    """The engine's status after a command."""
+    await start(client, command, source, destination, length)
+    return await end(client)
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["fd", "messages"])
