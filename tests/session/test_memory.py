@@ -168,16 +168,16 @@ async def test_pieces_of_an_unmapped_range_are_not_sent_any_more(device: LittleD
     wire.close()
 
 
-async def test_a_later_piece_of_an_unmapped_range_is_refused(wire: Wire) -> None:
-    """S1.9: what was waited for may be gone; every piece is planned again."""
+async def test_areas_are_read_side_by_side_until_one_is_unmapped(wire: Wire) -> None:
+    """S1.9: what was waited for may be gone."""
     map_(wire, 0, PAGE)
     map_(wire, PAGE, PAGE)
     task = await start(wire.session.connection.memory.read(0, 2 * PAGE))
-    (message,) = wire.take()
+    first, second = wire.take()
     wire.ask(UNMAP, UNMAP.request.pack(24, 0, PAGE, PAGE))
-    wire.reply(message, read_reply(message, bytes(PAGE)))
     assert await failure(task) == errno.EFAULT
-    assert wire.take() == []
+    for message in (first, second):
+        assert wire.reply(message, read_reply(message, bytes(PAGE))) == []
 
 
 async def test_a_cancelled_job_leaves_nothing_behind(wire: Wire) -> None:

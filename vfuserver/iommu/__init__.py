@@ -5,5 +5,7 @@ It must not know sessions, commands or devices.
 
 from vfuserver.iommu.access import Access, MessagePort
 from vfuserver.iommu.area import AreaAccess
+from vfuserver.iommu.pieces import Pieces
+from vfuserver.iommu.views import OnRevoke, View
 
-__all__ = ["Access", "AreaAccess", "MessagePort"]
+__all__ = ["Access", "AreaAccess", "MessagePort", "OnRevoke", "Pieces", "View"]

@@ -50,7 +50,7 @@ class Connection:
         self.twin: Twin | None = None
         """The stream of our own commands, if VERSION agreed on one."""
         self._open_lane = open_lane
-        self._access = Access(self.ioas, outgoing)
+        self._access = Access(self.ioas, outgoing, backend.name)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from vfuserver import _core
 from vfuserver._core import PROT_READ, PROT_WRITE, Gate, Ioas
 from vfuserver.errors import DmaError
-from vfuserver.iommu import Access
+from vfuserver.iommu import Access, MessagePort
 from vfuserver.vfio import Backend, Later, PciIrq
 
 
@@ -31,12 +31,12 @@ class NoMessages:
         raise DmaError(errno.EFAULT, f"{iova:#x}+{len(data):#x}: this client takes no messages")
 
 
-class LocalMemory:
+class LocalMemory(Access):
     """Guest memory in memfds, mapped into an Ioas."""
 
-    def __init__(self, gate: Gate | None = None) -> None:
-        self.ioas = Ioas(gate)
-        self._access = Access(self.ioas, NoMessages())
+    def __init__(self, gate: Gate | None = None, port: MessagePort | None = None, who: str = "device") -> None:
+        """`port` is who answers for areas that are added without a file; nobody, if it is None."""
+        super().__init__(Ioas(gate), port or NoMessages(), who)
         self._files: dict[int, mmap.mmap] = {}
 
     def add(self, iova: int, size: int, prot: int = PROT_READ | PROT_WRITE) -> mmap.mmap:
@@ -54,25 +54,9 @@ class LocalMemory:
         """Unmaps every area inside the range."""
         self.ioas.unmap(iova, size)
 
-    async def read(self, iova: int, length: int) -> bytes:
-        """As Memory.read."""
-        return await self._access.read(iova, length)
-
-    async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
-        """As Memory.write."""
-        await self._access.write(iova, data)
-
-    def read_now(self, iova: int, length: int) -> bytes:
-        """As Memory.read_now."""
-        return self._access.read_now(iova, length)
-
-    def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
-        """As Memory.write_now."""
-        self._access.write_now(iova, data)
-
     def close(self) -> None:
         """Unmaps everything."""
-        self._access.detach()
+        self.detach()
         self.ioas.clear()
         for view in self._files.values():
             view.close()
@@ -129,7 +113,7 @@ class LocalClient:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.memory = LocalMemory(backend.gate)
+        self.memory = LocalMemory(backend.gate, who=backend.name)
         self.interrupts = LocalInterrupts()
 
     def __enter__(self) -> LocalClient:

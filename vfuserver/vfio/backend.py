@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Protocol
 
 from vfuserver._core import Gate
+from vfuserver.iommu import OnRevoke, Pieces, View
 from vfuserver.vfio.later import Later
 from vfuserver.vfio.region import Region
 from vfuserver.vfio.uapi import DeviceFlags, IrqFlags
@@ -39,19 +40,56 @@ class Irq:
 
 
 class Memory(Protocol):
-    """The client's memory as a device sees it (IOVAs in bytes). DmaError says what went wrong."""
+    """The client's memory as a device sees it (IOVAs and lengths in bytes). DmaError says what went wrong.
+
+    What is awaited reaches all memory, by copy where it is mapped and by DMA_READ and DMA_WRITE messages where it is
+    not. The others never wait and are legal in hooks; they raise DmaError(EFAULT) where only messages reach.
+    """
 
     async def read(self, iova: int, length: int) -> bytes:
-        """Reads, by copy where memory is mapped and by DMA_READ messages where it is not."""
+        """Reads."""
 
     async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes, by copy or by DMA_WRITE messages."""
+        """Writes all of `data`."""
+
+    async def readv(self, pieces: Pieces) -> bytes:
+        """Reads pieces: their bytes one after another."""
+
+    async def writev(self, pieces: Pieces, data: bytes | bytearray | memoryview) -> None:
+        """Spreads `data` over pieces that have as many bytes."""
+
+    async def copy(self, source: int, destination: int, length: int) -> None:
+        """Copies from one IOVA to another."""
+
+    async def preadv(self, fd: int, pieces: Pieces, offset: int) -> int:
+        """Fills pieces from a file; how many bytes."""
+
+    async def pwritev(self, fd: int, pieces: Pieces, offset: int) -> int:
+        """Writes pieces to a file; how many bytes."""
 
     def read_now(self, iova: int, length: int) -> bytes:
-        """Reads mapped memory without waiting; DmaError(EFAULT) where only messages reach. Legal in hooks."""
+        """As read."""
 
     def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes mapped memory without waiting; errors as read_now."""
+        """As write."""
+
+    def readv_now(self, pieces: Pieces) -> bytes:
+        """As readv."""
+
+    def writev_now(self, pieces: Pieces, data: bytes | bytearray | memoryview) -> None:
+        """As writev."""
+
+    def copy_now(self, source: int, destination: int, length: int) -> None:
+        """As copy."""
+
+    def atomic(self, operation: int, iova: int, size: int, operand: int = 0, expected: int = 0) -> int:
+        """One access of 1, 2, 4 or 8 bytes to mapped memory (an operation of the core); what was there before."""
+
+    def pin(self, iova: int, length: int, writable: bool, on_revoke: OnRevoke | None = None) -> View:
+        """A view of mapped memory, in place."""
+
+    def check(self, iova: int, length: int, write: bool) -> None:
+        """DmaError unless all of it may be read, or written, now."""
 
 
 class Interrupts(Protocol):
