@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     __version__: str
 
+    from vfuserver.device.address_space import AddressSpace
     from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
     from vfuserver.device.card import Card, Function
     from vfuserver.device.describe import describe
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         UsageError,
         VfuserverError,
     )
+    from vfuserver.iommu.views import View
     from vfuserver.pci.bar import BarKind, BarLayout
     from vfuserver.pci.caps.access_control import AccessControl, AcsService
     from vfuserver.pci.caps.address_translation import AddressTranslation
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from vfuserver.vfio.later import Later
 
 _HOMES = {
+    "vfuserver.device.address_space": ("AddressSpace",),
     "vfuserver.device.bar": ("Bar", "BoundBar", "GiB", "KiB", "MiB"),
     "vfuserver.device.card": ("Card", "Function"),
     "vfuserver.device.describe": ("describe",),
@@ -86,6 +89,7 @@ _HOMES = {
         "UsageError",
         "VfuserverError",
     ),
+    "vfuserver.iommu.views": ("View",),
     "vfuserver.pci.bar": ("BarKind", "BarLayout"),
     "vfuserver.pci.caps.access_control": ("AccessControl", "AcsService"),
     "vfuserver.pci.caps.address_translation": ("AddressTranslation",),
@@ -139,6 +143,7 @@ __all__ = [
     "WO",
     "AccessControl",
     "AcsService",
+    "AddressSpace",
     "AddressTranslation",
     "AdvancedErrorReporting",
     "AdvancedFeatures",
@@ -195,6 +200,7 @@ __all__ = [
     "VendorSpecific",
     "VendorSpecificExtended",
     "VfuserverError",
+    "View",
     "VitalProductData",
     "Writes",
     "describe",

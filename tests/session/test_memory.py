@@ -109,6 +109,20 @@ async def test_message_dma_while_a_command_waits_for_it_is_edeadlk_at_once(wire:
     assert wire.take() == []
 
 
+async def test_a_list_of_messages_is_edeadlk_likewise(wire: Wire) -> None:
+    map_(wire, 0, PAGE)
+    map_(wire, PAGE, PAGE)
+    memory = wire.session.connection.memory
+    pieces = [(0, 1), (PAGE, 1)]
+    token = ANSWERING.set(True)
+    try:
+        for work in (memory.readv(pieces), memory.writev(pieces, b"xy"), memory.copy(0, PAGE, 1), memory.read(0, 5000)):
+            assert await failure(await start(work)) == errno.EDEADLK
+    finally:
+        ANSWERING.reset(token)
+    assert wire.take() == []
+
+
 async def test_a_transfer_of_somebody_else_waits_until_the_held_command_is_answered(
     wire: Wire, device: LittleDevice
 ) -> None:

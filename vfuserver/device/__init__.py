@@ -1,5 +1,6 @@
 """What a device author writes against, and what tools ask of device classes. Re-exports only."""
 
+from vfuserver.device.address_space import AddressSpace
 from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
 from vfuserver.device.card import Card, Function
 from vfuserver.device.describe import describe
@@ -17,6 +18,7 @@ from vfuserver.device.suggest import suggest
 from vfuserver.device.timer import BoundTimer, Timer, timer
 
 __all__ = [
+    "AddressSpace",
     "Bar",
     "BoundBar",
     "BoundJob",
