@@ -11,6 +11,7 @@ from tests.session.dma import PAGE, UNMAP, asked, failure, map_, read_reply, sta
 from tests.session.harness import Wire, command
 from vfuserver._core import Gate
 from vfuserver.errors import DmaError
+from vfuserver.iommu import CONTEXT
 from vfuserver.session.negotiation import version_data
 from vfuserver.vfio import ANSWERING
 from vfuserver.wire import reply_message
@@ -230,3 +231,18 @@ async def test_a_dma_reply_sent_byte_by_byte_is_taken(wire: Wire) -> None:
     for byte in reply_message(11, message.header.message_id, payload):
         assert wire.feed(bytes([byte])) == []
     assert await task == b"slow"
+
+
+# -- seen from outside
+
+
+async def test_a_connections_memory_is_in_the_dump_until_it_closes(wire: Wire) -> None:
+    """S4.26."""
+    map_(wire, 0x10000, PAGE)
+    name = wire.session.log.label
+    (space,) = (space for space in CONTEXT.dump()["spaces"] if space["name"] == name)
+    assert [(area["iova"], area["size"], area["access"]) for area in space["areas"]] == [(0x10000, PAGE, "messages")]
+    assert [access["ioas"] for access in CONTEXT.dump()["accesses"] if access["name"] == name] == [space["id"]]
+    wire.close()
+    dump = CONTEXT.dump()
+    assert name not in {entry["name"] for entry in dump["spaces"] + dump["accesses"]}

@@ -5,7 +5,8 @@ It must not know sessions, commands or devices.
 
 from vfuserver.iommu.access import Access, MessagePort
 from vfuserver.iommu.area import AreaAccess
+from vfuserver.iommu.context import CONTEXT, Context, Kind
 from vfuserver.iommu.pieces import Pieces
 from vfuserver.iommu.views import OnRevoke, View
 
-__all__ = ["Access", "AreaAccess", "MessagePort", "OnRevoke", "Pieces", "View"]
+__all__ = ["CONTEXT", "Access", "AreaAccess", "Context", "Kind", "MessagePort", "OnRevoke", "Pieces", "View"]

@@ -88,6 +88,11 @@ class View:
             except Exception:
                 log.exception("%s: on_revoke failed", self)
 
+    def revoke(self) -> None:
+        """Takes it by force; the model learns of it at its next call."""
+        if self._pin is not None:
+            self._pin.revoke()
+
     def touches(self, iova: int, last: int) -> bool:
         """True if it has a byte in [iova, last]."""
         return self.iova <= last and iova < self.iova + self.length
@@ -134,6 +139,11 @@ class Views:
         self._ioas = ioas
         self._live: dict[View, None] = {}
         self._asked: list[tuple[set[View], Future[None]]] = []
+
+    @property
+    def live(self) -> list[View]:
+        """Those that are not released, oldest first."""
+        return list(self._live)
 
     def pin(self, iova: int, length: int, writable: bool, on_revoke: OnRevoke | None = None) -> View:
         """A new view. DmaError: EFAULT (not all of it is mapped here), EPERM, ENOSPC (too many views), EINVAL (empty,
@@ -186,8 +196,8 @@ class Views:
         for view in tuple(self._live):
             view.ask_back()
         for view in tuple(self._live):
+            view.revoke()
             self.forget(view)
-        self._ioas.revoke(0, (1 << 64) - 1)
 
     def _settle(self) -> None:
         for waited_for, done in self._asked:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from vfuserver._core import Ioas, Stream
-from vfuserver.iommu import Access
+from vfuserver.iommu import CONTEXT, Access, Kind
 from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
@@ -50,7 +50,8 @@ class Connection:
         self.twin: Twin | None = None
         """The stream of our own commands, if VERSION agreed on one."""
         self._open_lane = open_lane
-        self._access = Access(self.ioas, outgoing, backend.name)
+        self._access = Access(self.ioas, outgoing, log.label)
+        self._ids = _enter(self.ioas, self._access, log.label)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
 
@@ -105,7 +106,14 @@ class Connection:
         """Gives back everything that came from the client."""
         self.cut_off()
         self.irqs.close()
-        self.ioas.clear()
+        for kind, number in self._ids:
+            CONTEXT.destroy(kind, number)
         self.stream.close()
         if self.twin is not None:
             self.twin.stream.close()
+
+
+def _enter(ioas: Ioas, access: Access, name: str) -> list[tuple[Kind, int]]:
+    """Puts a connection's memory where `inspect` sees it; what to destroy in the end, in order."""
+    space = CONTEXT.add_ioas(ioas, name)
+    return [(Kind.ACCESS, CONTEXT.add_access(access, space)), (Kind.IOAS, space)]
