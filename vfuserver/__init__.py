@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from vfuserver.registers.memory import MemoryWindow
     from vfuserver.registers.policy import COUNTER, RC, RESERVED, RO, RW, W1C, W1S, WO, Policy, Reads, Writes
     from vfuserver.registers.register import Register, RegisterArray
-    from vfuserver.vfio.backend import Backend, Client, ResetReason
+    from vfuserver.vfio.backend import Backend, Client, Memory, ResetReason
     from vfuserver.vfio.later import Later
 
 _HOMES = {
@@ -127,7 +127,7 @@ _HOMES = {
         "Writes",
     ),
     "vfuserver.registers.register": ("Register", "RegisterArray"),
-    "vfuserver.vfio.backend": ("Backend", "Client", "ResetReason"),
+    "vfuserver.vfio.backend": ("Backend", "Client", "Memory", "ResetReason"),
     "vfuserver.vfio.later": ("Later",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -172,6 +172,7 @@ __all__ = [
     "LatencyTolerance",
     "Later",
     "LocalError",
+    "Memory",
     "MemoryWindow",
     "MiB",
     "Msi",

@@ -1,13 +1,17 @@
 """docs/devices.md: every example is a device that can be made, described and driven as the text says."""
 
 import asyncio
+import errno
+import struct
+import zlib
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.docs.blocks import Block, blocks
-from vfuserver import Card, PciExpress, describe
+from vfuserver import Card, CommandError, PciExpress, describe
 from vfuserver.device.model import Model, is_model
 from vfuserver.errors import UsageError
 from vfuserver.testing.local_client import LocalClient
@@ -85,3 +89,62 @@ def test_options_are_checked_and_read_as_attributes() -> None:
     device.close()
     with pytest.raises(UsageError, match="speed must be slow or fast, not 'warp'"):
         configurable(speed="warp")
+
+
+# -- DMA
+
+RAM = 0x10000
+
+
+async def test_disk_serves_its_ring_from_the_file(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(range(256)) * 1024)
+    disk: Any = example("Disk")(image=str(image))
+    with LocalClient(disk) as client:
+        client.enable()
+        ram = client.memory.add(RAM, 1 << 20)
+        requests = [(4, RAM + 0x1000, 16), (1024, RAM + 0x10000, 100_000)]
+        ram[8:56] = b"".join(struct.pack("<3Q", *request) for request in requests)
+        ram[0:4] = struct.pack("<I", len(requests))
+        client.write(0, 0x00, RAM, 8)
+        client.write(0, 0x08, 1)
+        while disk.serve.running:
+            await asyncio.sleep(0.001)
+        assert (disk.error, ram[4:8]) == (0, struct.pack("<I", 2))
+        assert ram[0x1000:0x1010] == bytes(range(4, 20))
+        assert ram[0x10000 : 0x10000 + 100_001] == image.read_bytes()[1024:101_024] + b"\0"
+        client.memory.remove(RAM, 1 << 20)
+        client.write(0, 0x08, 1)
+        while disk.serve.running:
+            await asyncio.sleep(0.001)
+        assert disk.error == errno.EFAULT
+    disk.close()
+
+
+def test_checker_sums_guest_memory_in_place() -> None:
+    checker: Any = example("Checker")()
+    with LocalClient(checker) as client:
+        client.enable()
+        client.memory.add(RAM, 4096)[0:5] = b"hello"
+        client.write(0, 0x00, RAM, 8)
+        client.write(0, 0x08, 5)
+        assert checker.result == zlib.crc32(b"hello")
+        client.write(0, 0x08, 5000)
+        assert checker.error == errno.EFAULT
+        assert client.memory.ioas.pins == 0
+    checker.close()
+
+
+def test_paged_reads_by_its_own_addresses() -> None:
+    paged: Any = example("Paged")()
+    with LocalClient(paged) as client:
+        client.enable()
+        ram = client.memory.add(RAM, 4 * 4096)
+        ram[0:24] = struct.pack("<3Q", 0, RAM + 0x3000, RAM + 0x1000)
+        ram[0x3FFE:0x4000] = ram[0x1000:0x1002] = b"\x34\x12"
+        client.write(0, 0x00, RAM, 8)
+        client.write(0, 0x08, 0x1FFE)
+        assert paged.word == 0x1234_1234
+        with pytest.raises(CommandError):
+            client.write(0, 0x08, 0x10)
+    paged.close()

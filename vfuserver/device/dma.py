@@ -185,7 +185,8 @@ class Dma:
         self._choose()
 
     def attach_pasid(self, pasid: int, space: AddressSpace) -> None:
-        """Calls with this pasid (20 bits, else EINVAL) reach `space` from now on, instead of what was attached."""
+        """Calls with this pasid (20 bits, else EINVAL) reach `space` from now on, instead of what was attached; a reset
+        does not detach it, on_reset() may."""
         if not 0 <= pasid <= MAX_PASID:
             raise DmaError(errno.EINVAL, f"pasid {pasid:#x}, must be at most {MAX_PASID:#x}")
         self._spaces[pasid] = space
