@@ -104,8 +104,8 @@ class Dma:
         """Fills a list of (iova, length) from a file at `offset`, without a copy in between where memory is mapped.
 
         How many bytes: fewer at the end of the file. Also the file's own errno. 64 KiB or more are moved by a thread,
-        so that the device goes on serving. When the caller is ended meanwhile (reset), the 8 MiB at most that are under
-        way are waited for: afterwards nothing lands in memory any more, and `fd` may be closed.
+        so that the device goes on serving. When the caller is ended meanwhile (reset), the 2 MiB at most that is under
+        way is waited for: afterwards nothing lands in memory any more, and `fd` may be closed.
         """
         return await self._counted(self._reach(pasid).preadv(fd, pieces, offset))
 

@@ -1,19 +1,21 @@
 """Bytes between a file of the device's own and client memory, off the loop's thread.
 
-A file may make its reader wait, so what is LARGE or more is moved by a thread, in runs of at most RUN bytes. Whoever
-awaits it may be ended at any time (a reset ends jobs): then the run under way is waited for, on the spot, because once
-the job has ended nothing more may land in the client's memory, and its descriptor may be another file's by then.
-A run holds the address space, so an unmap waits for it just as long.
+A file may make its reader wait, so what is LARGE or more is moved by a thread, run after run of at most RUN bytes.
+Whoever awaits it may be ended at any time (a reset ends jobs): then the run under way is waited for, on the spot,
+because once the job has ended nothing more may land in the client's memory, and its descriptor may be another file's by
+then. A run holds the address space, so whoever maps, unmaps or pins waits for it just as long.
 
-It must not know messages: memory that is not mapped here goes through a buffer and whoever reads and writes memory.
+Memory that is not mapped here goes through a buffer and whoever reads and writes memory, run by run. This must not know
+messages.
 """
 
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, partial
+from functools import cache
+from threading import Event
 from typing import Any, Final, Protocol, TypeVar
 
 from vfuserver._core import ACCESS_MAPPED, PROT_READ, PROT_WRITE, Ioas
@@ -22,7 +24,7 @@ from vfuserver.iommu.pieces import Pieces, laid_over, runs, total
 
 LARGE: Final = 64 << 10
 """Bytes from which a thread does it: below, the page cache mostly has them, and a thread costs more."""
-RUN: Final = 8 << 20
+RUN: Final = 2 << 20
 """Bytes that are moved without a look at whether anybody still wants them."""
 THREADS: Final = 4
 T = TypeVar("T")
@@ -50,15 +52,15 @@ async def fill(memory: Reached, fd: int, pieces: Pieces, offset: int) -> int:
 
     async def through_a_buffer(run: Pieces, at: int) -> int:
         length = total(run)
-        data = memoryview(await _off_thread(length, lambda: _file_io(os.pread, fd, length, at)))
+        data = memoryview(await _off_thread(length, lambda _: _file_io(os.pread, fd, length, at)))
         parts = list(laid_over(run, data))
         await memory.writev([(iova, len(part)) for iova, part in parts], data)
         return len(data)
 
-    def at_once(run: Pieces, at: int) -> int:
-        return memory.ioas.preadv(fd, run, at)
-
-    return await _in_runs(memory, pieces, offset, PROT_WRITE, at_once, through_a_buffer)
+    transfer = _Transfer(memory, PROT_WRITE, lambda run, at: memory.ioas.preadv(fd, run, at), pieces, offset)
+    while await transfer.goes_on():
+        transfer.count(await through_a_buffer(*transfer.next))
+    return transfer.moved
 
 
 async def drain(memory: Reached, fd: int, pieces: Pieces, offset: int) -> int:
@@ -66,45 +68,60 @@ async def drain(memory: Reached, fd: int, pieces: Pieces, offset: int) -> int:
 
     async def through_a_buffer(run: Pieces, at: int) -> int:
         data = await memory.readv(run)
-        return await _off_thread(len(data), lambda: _file_io(os.pwrite, fd, data, at))
+        return await _off_thread(len(data), lambda _: _file_io(os.pwrite, fd, data, at))
 
-    def at_once(run: Pieces, at: int) -> int:
-        return memory.ioas.pwritev(fd, run, at)
+    transfer = _Transfer(memory, PROT_READ, lambda run, at: memory.ioas.pwritev(fd, run, at), pieces, offset)
+    while await transfer.goes_on():
+        transfer.count(await through_a_buffer(*transfer.next))
+    return transfer.moved
 
-    return await _in_runs(memory, pieces, offset, PROT_READ, at_once, through_a_buffer)
+
+class _Transfer:
+    """Where a transfer stands: the runs that are left, and how many bytes have moved."""
+
+    def __init__(
+        self, memory: Reached, prot: int, move: Callable[[Pieces, int], int], pieces: Pieces, offset: int
+    ) -> None:
+        """`move(run, at)` moves a run that is mapped here."""
+        self.moved = 0
+        self._memory = memory
+        self._prot = prot
+        self._move = move
+        self._offset = offset
+        self._left = list(reversed(list(runs(pieces, RUN))))
+        self._bytes = total(pieces)
+
+    @property
+    def next(self) -> tuple[Pieces, int]:
+        """The next run, and where in the file it lies."""
+        return self._left[-1], self._offset + self.moved
+
+    async def goes_on(self) -> bool:
+        """Moves what is mapped here. True: the next run is not; False: that was all."""
+        if self._left:
+            await _off_thread(self._bytes - self.moved, self._move_mapped)
+        return bool(self._left)
+
+    def count(self, moved: int) -> None:
+        """The next run is done; it was the last if it could not be moved whole."""
+        self.moved += moved
+        if moved < total(self._left.pop()):
+            self._left.clear()
+
+    def _move_mapped(self, stop: Event) -> None:
+        while self._left and not stop.is_set() and self._is_mapped(self._left[-1]):
+            self.count(self._move(*self.next))
+
+    def _is_mapped(self, run: Pieces) -> bool:
+        """Whether the kernel can reach all of it here. DmaError as Ioas.plan."""
+        return all(
+            access == ACCESS_MAPPED and not unproven
+            for iova, length in run
+            for _, _, access, _, unproven in self._memory.extents(iova, length, self._prot)
+        )
 
 
 # -- inside
-
-
-async def _in_runs(
-    memory: Reached,
-    pieces: Pieces,
-    offset: int,
-    prot: int,
-    at_once: Callable[[Pieces, int], int],
-    through_a_buffer: Callable[[Pieces, int], Coroutine[Any, Any, int]],
-) -> int:
-    moved = 0
-    for run in runs(pieces, RUN):
-        length = total(run)
-        if _is_mapped(memory, run, prot):
-            count = await _off_thread(length, partial(at_once, run, offset + moved))
-        else:
-            count = await through_a_buffer(run, offset + moved)
-        moved += count
-        if count < length:
-            break
-    return moved
-
-
-def _is_mapped(memory: Reached, run: Pieces, prot: int) -> bool:
-    """Whether the kernel can reach all of it here. DmaError as Ioas.plan."""
-    return all(
-        access == ACCESS_MAPPED and not unproven
-        for iova, length in run
-        for _, _, access, _, unproven in memory.extents(iova, length, prot)
-    )
 
 
 def _file_io(call: Callable[[int, Any, int], T], fd: int, what: Any, at: int) -> T:
@@ -116,14 +133,17 @@ def _file_io(call: Callable[[int, Any, int], T], fd: int, what: Any, at: int) ->
         ) from error
 
 
-async def _off_thread(length: int, call: Callable[[], T]) -> T:
+async def _off_thread(length: int, call: Callable[[Event], T]) -> T:
+    """`call(stop)`, in a thread if it is about that many bytes; `stop` is set when nobody waits for it any more."""
+    stop = Event()
     if length < LARGE:
-        return call()
-    future = _threads().submit(call)
+        return call(stop)
+    future = _threads().submit(call, stop)
     answer = asyncio.wrap_future(future)
     try:
         return await answer
     finally:
+        stop.set()
         answer.cancel()
         if not future.cancel():
             wait([future])
