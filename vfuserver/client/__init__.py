@@ -6,6 +6,7 @@ It works against any vfio-user server and knows nothing of ours.
 from vfuserver.client.base import QEMU_PROPOSAL, TWIN_PROPOSAL
 from vfuserver.client.channel import Channel, Reply
 from vfuserver.client.client import Client
+from vfuserver.client.dirty_log import dirty_ranges
 from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
 from vfuserver.client.guest_memory import GuestMap, GuestMemory
 from vfuserver.client.info import DeviceInfo, IrqInfo, RegionInfo
@@ -28,4 +29,5 @@ __all__ = [
     "RegionIoFds",
     "Reply",
     "ReplyTimeoutError",
+    "dirty_ranges",
 ]

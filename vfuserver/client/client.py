@@ -19,10 +19,10 @@ from vfuserver.client.base import QEMU_PROPOSAL
 from vfuserver.client.dma_commands import DmaCommands
 from vfuserver.client.errors import DisconnectedError
 from vfuserver.client.irq_commands import IrqCommands
-from vfuserver.client.region_commands import RegionCommands
+from vfuserver.client.logging_commands import LoggingCommands
 
 
-class Client(RegionCommands, IrqCommands, DmaCommands):
+class Client(LoggingCommands, IrqCommands, DmaCommands):
     """One client on one server."""
 
     @classmethod

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from vfuserver.client.dirty_log import DirtyLog
 from vfuserver.errors import CommandError
 from vfuserver.session.commands.dma_map import DmaMapFlags
 from vfuserver.session.commands.dma_read import DmaRead
@@ -82,6 +83,8 @@ class GuestMap:
         """Have data at message byte 28, and the last four bytes mean nothing, as the same client does."""
         self.on_access: Callable[[str, int, int], None] | None = None
         """Told of every DMA message that moves bytes: (command, address, count)."""
+        self.log: DirtyLog | None = None
+        """Where DMA_WRITE is noted while the device's writes are logged (S3.20)."""
 
     def add(self, mapping: Mapping) -> None:
         """A range may be reached from now on."""
@@ -122,6 +125,8 @@ class GuestMap:
         for piece, at, size in self._pieces(address, count, "WRITE"):
             piece.memory.write(piece.offset + at, data[done : done + size])
             done += size
+        if self.log is not None:
+            self.log.mark(address, count)
         return b"" if self.bare_write_reply else DmaWrite.reply.pack(address, count)
 
     def _arguments(self, name: str, payload: bytes) -> tuple[int, int]:

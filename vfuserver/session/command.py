@@ -17,7 +17,7 @@ from vfuserver.session.registry import Registry
 from vfuserver.vfio import Later
 from vfuserver.wire import EMPTY, Layout, LayoutError
 
-Answer = bytes | tuple[bytes, Sequence[int]] | Later
+Answer = bytes | bytearray | tuple[bytes, Sequence[int]] | Later
 """A reply's payload; with descriptors, which stay the handler's; or not yet (a Later ends with bytes, or None)."""
 
 

@@ -96,6 +96,13 @@ class Connection:
         self.outgoing.forget(0, 1 << 64)
         return removed
 
+    def stop_logging(self) -> bool:
+        """What the device writes is not noted any more; False if it was not (S3.18)."""
+        logging = self.ioas.logging
+        if logging:
+            self.ioas.log_stop()
+        return logging
+
     def cut_off(self) -> None:
         """The client is gone: it rings no more, and the device's DMA fails with ENODEV, what is under way included."""
         self.io_events.close()
@@ -106,6 +113,7 @@ class Connection:
         """Gives back everything that came from the client."""
         self.cut_off()
         self.irqs.close()
+        self.stop_logging()
         for kind, number in self._ids:
             CONTEXT.destroy(kind, number)
         self.stream.close()

@@ -45,7 +45,7 @@ class Feature:
     set_request: ClassVar[Layout] = EMPTY
     """Data of a SET's request."""
     reply: ClassVar[Layout] = EMPTY
-    """Data of a GET's reply."""
+    """Data of a GET's reply. Where its size depends on the request, `reply_size` knows it."""
 
     def __init_subclass__(cls, *, number: int, name: str, operations: Operation) -> None:
         super().__init_subclass__()
@@ -55,8 +55,14 @@ class Feature:
         FEATURES.add(cls)
 
     @classmethod
-    def get(cls, connection: Connection, data: bytes) -> bytes:
-        """The feature's data; `data` is the request's. CommandError."""
+    def reply_size(cls, connection: Connection, data: bytes) -> int:
+        """Bytes that `get` will give for a request's `data`: a client without room for them is told so, and nothing is
+        done. CommandError, also for whatever `get` would refuse."""
+        return cls.reply.size
+
+    @classmethod
+    def get(cls, connection: Connection, data: bytes) -> bytes | bytearray:
+        """The feature's data, as many bytes as `reply_size` said; `data` is the request's. CommandError."""
         raise CommandError(errno.EINVAL, f"{cls.name} cannot be read")
 
     @classmethod
@@ -71,7 +77,7 @@ FEATURES: Final[Registry[Feature]] = Registry("feature", "vfuserver.session.feat
 Find = Callable[[int], type[Feature] | None]
 
 
-def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: bytes) -> bytes:
+def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: bytes) -> bytes | bytearray:
     """The reply to a DEVICE_FEATURE with this payload. CommandError, in the order of the module's docstring."""
     feature = _checked(find, argsz, flags)
     if flags & Operation.PROBE:
@@ -82,7 +88,7 @@ def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: 
         raise CommandError(errno.EINVAL, f"{feature.name}: {len(data)} bytes of data, must be at least {layout.size}")
     if flags & Operation.SET:
         return payload[:FIXED] + feature.set(connection, data)
-    return _get_reply(argsz, flags, feature.get(connection, data))
+    return _get(connection, feature, argsz, flags, data)
 
 
 def _checked(find: Find, argsz: int, flags: int) -> type[Feature]:
@@ -101,7 +107,14 @@ def _checked(find: Find, argsz: int, flags: int) -> type[Feature]:
     return feature
 
 
-def _get_reply(argsz: int, flags: int, data: bytes) -> bytes:
-    """argsz too small: the fixed part alone, with the argsz that is needed."""
-    head = _HEAD.pack(FIXED + len(data), flags)
-    return head + data if FIXED + len(data) <= argsz else head
+def _get(connection: Connection, feature: type[Feature], argsz: int, flags: int, data: bytes) -> bytes | bytearray:
+    """argsz too small: the fixed part alone, with the argsz that is needed; nothing is taken that nobody gets."""
+    needed = FIXED + feature.reply_size(connection, data)
+    head = _HEAD.pack(needed, flags)
+    if needed > argsz:
+        return head
+    reply = feature.get(connection, data)
+    if isinstance(reply, bytes):
+        return head + reply
+    reply[:0] = head  # a large one is not copied
+    return reply

@@ -13,7 +13,7 @@ class DeviceFeature(Command, number=16, name="DEVICE_FEATURE"):
     reply = Layout("argsz" / U32, "flags" / U32, "data" / Rest)
 
     @classmethod
-    def handle(cls, connection: Connection, request: Request) -> bytes:
+    def handle(cls, connection: Connection, request: Request) -> bytes | bytearray:
         """Asks the feature. ENOTTY: there is none of this index."""
         argsz, flags = request.integers
         return answer(connection, FEATURES.get, argsz, flags, request.payload)
