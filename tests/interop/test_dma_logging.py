@@ -35,7 +35,7 @@ async def fill(client: Client, iova: int, length: int) -> None:
     assert status == DONE
 
 
-def pages(bitmap: bytearray) -> set[int]:
+def pages(bitmap: bytes | bytearray) -> set[int]:
     return {(iova + at) // PAGE for iova, size in dirty_ranges(bitmap, 0) for at in range(0, size, PAGE)}
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -49,19 +49,20 @@ def dirty(wire: Wire, iova: int, length: int, page_size: int = PAGE) -> list[int
     argsz, flags, *echoed = struct.unpack_from("=IIQQQ", reply.payload)
     bitmap = reply.payload[32:]
     assert (argsz, flags, echoed) == (len(reply.payload), REPORT | Operation.GET, [iova, length, page_size])
-    assert len(bitmap) == -(-(-(-length // page_size)) // 64) * 8
+    pages = (length + page_size - 1) // page_size
+    assert len(bitmap) == (pages + 63) // 64 * 8
     value = int.from_bytes(bitmap, "little")
     return [bit for bit in range(value.bit_length()) if value >> bit & 1]
 
 
 @pytest.fixture
-def memory(wire: Wire) -> Iterator[Memory]:
+def memory(wire: Wire) -> Memory:
     """16 MiB at BASE, mapped, as the device sees it."""
     fd = os.memfd_create("guest")
     os.ftruncate(fd, 16 * MIB)
     map_(wire, BASE, 16 * MIB, fds=(fd,))
     os.close(fd)
-    yield wire.session.connection.memory
+    return wire.session.connection.memory
 
 
 # -- starting and stopping

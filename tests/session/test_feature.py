@@ -92,7 +92,9 @@ def features() -> Iterator[Features]:
         del FEATURES._classes[number]
 
 
-def run(wire: Wire, features: Features, index: int, flags: int, data: bytes = b"", argsz: int = 4096) -> bytes | int:
+def run(
+    wire: Wire, features: Features, index: int, flags: int, data: bytes = b"", argsz: int = 4096
+) -> bytes | bytearray | int:
     """The reply's data, or the errno."""
     flags |= index
     payload = struct.pack("=II", argsz, flags) + data

@@ -49,7 +49,8 @@ def _spans(ranges: bytes, count: int, page_size: int) -> list[tuple[int, int]]:
     if len(ranges) < count * _RANGE.size:
         text = f"{len(ranges)} bytes of ranges, must be {count * _RANGE.size} for {count}"
         raise CommandError(errno.EINVAL, text)
-    return [_span(*_RANGE.unpack_from(ranges, i * _RANGE.size), page_size) for i in range(count)]
+    listed = _RANGE.iter_unpack(ranges[: count * _RANGE.size])
+    return [_span(iova, length, page_size) for iova, length in listed]
 
 
 def _span(iova: int, length: int, page_size: int) -> tuple[int, int]:
