@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run, Serve
-from vfuserver.client import Client
+from vfuserver.client import Client, GuestMemory
 from vfuserver.errors import CommandError
 
 
@@ -120,6 +121,29 @@ async def test_serve_tells_the_client_the_limits_that_were_chosen(serve: Serve, 
             assert client.server.max_msg_fds == 4
             assert client.server.max_dma_maps == 9
             assert client.server.write_multiple
+
+
+@pytest.mark.parametrize("limit", [("--max-dma-maps", "1"), ("--max-dma-bytes", "0x1000")])
+async def test_serve_says_which_limit_of_memory_was_met(serve: Serve, tmp_path: Path, limit: tuple[str, str]) -> None:
+    """S1.14."""
+    with serve("edu", "--socket", "edu.sock", *limit) as serving:
+        async with await Client.connect(tmp_path / "edu.sock") as client:
+            memory = client.own(GuestMemory(0x2000))
+            await client.dma_map(0, memory, size=0x1000)
+            with pytest.raises(CommandError) as caught:
+                await client.dma_map(0x1000, memory, size=0x1000)
+        assert caught.value.errno == errno.ENOSPC
+        assert " ".join(limit) in serving.end()[2]
+
+
+def test_serve_takes_all_descriptors_that_it_may_have(serve: Serve) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+    try:
+        with serve("edu", "--socket", "edu.sock") as serving:
+            assert resource.prlimit(serving.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_serve_gives_up_an_answer_after_the_deadline(serve: Serve, tmp_path: Path) -> None:

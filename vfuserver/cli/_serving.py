@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,6 +38,12 @@ class Wanted:
     socket_mode: int = 0o600
     suggest: bool = False
     session: Mapping[str, Any] = field(default_factory=dict)
+
+
+def use_all_descriptors() -> None:
+    """Raises the soft limit of descriptors to the hard one: clients' files may take a quarter of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def add(server: Server, wanted: Wanted) -> list[str]:

@@ -44,6 +44,11 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--max-msg-fds", type=Number(), show_default="16", help="Most descriptors taken with one message.")
 @click.option("--max-dma-maps", type=Number(), show_default="65535", help="Most areas of client memory at a time.")
+@click.option("--max-dma-bytes", type=Number(), show_default="no limit", help="Most bytes in all of those areas.")
+@click.option("--max-dma-views", type=Number(), show_default="1024", help="Most views of them that the device holds.")
+@click.option(
+    "--revoke-after", type=float, metavar="SECONDS", show_default="0.1", help="When an unmapped view is taken by force."
+)
 @click.option("--write-multiple", is_flag=True, default=None, help="Offer REGION_WRITE_MULTI (for QEMU >= 11.0).")
 @click.option(
     "--deadline", type=float, metavar="SECONDS", show_default="4", help="When a slow answer becomes ETIMEDOUT."
@@ -119,9 +124,10 @@ def _check_place(
 
 async def _serve(wanted: Sequence[Any]) -> None:
     from vfuserver.cli._notify import notify
-    from vfuserver.cli._serving import add
+    from vfuserver.cli._serving import add, use_all_descriptors
     from vfuserver.engine import Server
 
+    use_all_descriptors()
     async with Server() as server:
         server.stop_on()
         for line in [line for one in wanted for line in add(server, one)]:

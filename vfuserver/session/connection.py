@@ -14,9 +14,10 @@ from vfuserver.session.log import ConnectionLog
 from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
-from vfuserver.session.ports import OpenLane
+from vfuserver.session.ports import OpenLane, Schedule
+from vfuserver.session.recall import Recall
 from vfuserver.session.twin import Twin
-from vfuserver.vfio import Backend, Interrupts, Memory
+from vfuserver.vfio import Backend, Interrupts, Later, Memory
 
 SCM_MAX_FD: Final = 253
 """The kernel's limit of descriptors with one message (unix(7))."""
@@ -34,16 +35,22 @@ class Connection:
         io_events: IoEventPort,
         outgoing: Outgoing,
         log: ConnectionLog,
+        schedule: Schedule,
         open_lane: OpenLane | None = None,
     ) -> None:
-        """`open_lane` makes a second socket possible."""
+        """`schedule` is the clock of bounded waits, `open_lane` makes a second socket possible."""
         self.backend = backend
         self.options = options
         self.stream = stream
         self.log = log
         self.theirs = Capabilities()
         """What the client said that it can receive; the specification's defaults until VERSION."""
-        self.ioas = Ioas(backend.gate, max_areas=options.max_dma_maps)
+        self.ioas = Ioas(
+            backend.gate,
+            max_areas=options.max_dma_maps,
+            max_bytes=options.max_dma_bytes,
+            max_pins=options.max_dma_views,
+        )
         self.irqs = interrupts
         self.io_events = io_events
         self.outgoing = outgoing
@@ -52,6 +59,8 @@ class Connection:
         self._open_lane = open_lane
         self._access = Access(self.ioas, outgoing, log.label)
         self._ids = _enter(self.ioas, self._access, log.label)
+        patience = min(options.revoke_after, options.deadline / 2)
+        self._recall = Recall(self.ioas, self._ask_back, schedule, patience, log)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
 
@@ -84,17 +93,26 @@ class Connection:
             self.twin.stream.max_transfer = self.stream.max_transfer
         self.stream.negotiated = True
 
-    def unmap(self, iova: int, size: int) -> int:
-        """Removes the areas inside a range and everything under way there; how many. CommandError as Ioas.unmap."""
-        removed = self.ioas.unmap(iova, size)
-        self.outgoing.forget(iova, size)
-        return removed
+    def unmap(self, iova: int, size: int, reply: bytes) -> bytes | Later:
+        """Removes the areas inside a range; `reply`, once nothing touches it any more. CommandError as Ioas.unmap."""
+        self.ioas.unmap(iova, size)
+        return self._forget(iova, size, reply)
 
-    def unmap_all(self) -> int:
-        """Removes every area; how many."""
-        removed = self.ioas.clear()
-        self.outgoing.forget(0, 1 << 64)
-        return removed
+    def unmap_all(self, reply: bytes) -> bytes | Later:
+        """Removes every area, likewise."""
+        if self.ioas.pins:  # whoever holds a view has its time to give it back
+            for iova, size, *_ in self.ioas.areas():
+                self.ioas.unmap(iova, size)
+        else:
+            self.ioas.clear()
+        return self._forget(0, 1 << 64, reply)
+
+    def _forget(self, iova: int, size: int, reply: bytes) -> bytes | Later:
+        self.outgoing.forget(iova, size)
+        return self._recall.answer("DMA_UNMAP", iova, iova + size - 1, reply)
+
+    def _ask_back(self, iova: int, last: int) -> None:
+        """Views are not told yet that they are wanted: they have the bounded time."""
 
     def stop_logging(self) -> bool:
         """What the device writes is not noted any more; False if it was not (S3.18)."""

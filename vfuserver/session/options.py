@@ -14,6 +14,9 @@ MAX_DATA_XFER_SIZE: Final = 64 << 20
 """Likewise."""
 MAX_DMA_MAPS: Final = 65535
 """Likewise."""
+MAX_DMA_BYTES: Final = (1 << 64) - 1
+MAX_DMA_VIEWS: Final = 1 << 16
+"""A process has that many mappings, and no more, unless its system says otherwise (vm.max_map_count)."""
 PAGE: Final = 4096
 
 
@@ -22,7 +25,9 @@ class SessionOptions:
     """Limits that this end states in VERSION (S1.14), and how long a command may wait for its answer.
 
     `deadline` is in seconds and lies below QEMU's 5 s: a reply that comes after the client's own time-out kills the
-    connection (field-notes G). `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
+    connection (field-notes G). `max_dma_bytes` (of all areas together), `max_dma_views` and `revoke_after`, the
+    seconds that an unmapped view may still be held (at most half of the deadline), are this end's alone.
+    `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
     `twin_socket` gives a client that proposes it a second socket for our own commands.
     `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
@@ -30,6 +35,9 @@ class SessionOptions:
     max_msg_fds: int = MAX_MSG_FDS
     max_data_xfer_size: int = 1 << 20
     max_dma_maps: int = MAX_DMA_MAPS
+    max_dma_bytes: int = MAX_DMA_BYTES
+    max_dma_views: int = 1024
+    revoke_after: float = 0.1
     pgsizes: int = PAGE
     write_multiple: bool = False
     twin_socket: bool = True
@@ -41,10 +49,14 @@ class SessionOptions:
         _must_lie("max_msg_fds", self.max_msg_fds, 1, MAX_MSG_FDS)
         _must_lie("max_data_xfer_size", self.max_data_xfer_size, PAGE, MAX_DATA_XFER_SIZE)
         _must_lie("max_dma_maps", self.max_dma_maps, 1, MAX_DMA_MAPS)
+        _must_lie("max_dma_bytes", self.max_dma_bytes, 1, MAX_DMA_BYTES)
+        _must_lie("max_dma_views", self.max_dma_views, 0, MAX_DMA_VIEWS)
         if self.pgsizes <= 0 or self.pgsizes % PAGE:
             raise UsageError(f"pgsizes must be page sizes of at least {PAGE} or'ed together, not {self.pgsizes}")
         if self.deadline <= 0:
             raise UsageError(f"deadline must be a time in seconds, not {self.deadline}")
+        if self.revoke_after < 0:
+            raise UsageError(f"revoke_after must be a time in seconds, not {self.revoke_after}")
         object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
 

@@ -87,7 +87,9 @@ class Session:
         events = IoEventPort(watch, self.log)
         layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
         outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
-        self.connection = Connection(backend, self.options, self.stream, irqs, events, outgoing, self.log, open_lane)
+        self.connection = Connection(
+            backend, self.options, self.stream, irqs, events, outgoing, self.log, schedule, open_lane
+        )
 
     @property
     def label(self) -> str:

@@ -38,7 +38,7 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
 
     The mode bits say how: mapped (also where neither is set), by file I/O, or (both) by file I/O where it cannot be
     mapped. S1.10: argsz, alignment, wrap, permission and undefined flag bits EINVAL, a mode without a descriptor too;
-    overlap EEXIST; too many areas ENOSPC.
+    overlap EEXIST; too many areas, bytes or files ENOSPC.
     """
 
     max_fds = 1
@@ -54,12 +54,17 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
             raise CommandError(errno.EINVAL, f"flags {flags:#x}, {text}")
         check_range(connection, address, size)
         prot, mode = flags & PERMISSIONS, flags & MODES
-        if len(request.fds):
-            cls._map_file(connection, (address, size, prot, request.fds[0], offset), WAYS[mode])
-        elif mode:
+        if mode and not len(request.fds):
             raise CommandError(errno.EINVAL, f"flags {flags:#x} name a mode, must come with a descriptor")
-        else:
-            connection.ioas.map(address, size, prot)
+        try:
+            if len(request.fds):
+                cls._map_file(connection, (address, size, prot, request.fds[0], offset), WAYS[mode])
+            else:
+                connection.ioas.map(address, size, prot)
+        except CommandError as error:
+            if error.errno == errno.ENOSPC:
+                raise CommandError(errno.ENOSPC, _limit(connection, size)) from error
+            raise
         return b""
 
     @staticmethod
@@ -68,6 +73,17 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
         if ways & AreaAccess.MAPPED and offset % PAGE:
             raise CommandError(errno.EINVAL, f"file offset {offset:#x}, must be a multiple of {PAGE} to be mapped")
         connection.ioas.map(*area, ways)
+
+
+def _limit(connection: Connection, size: int) -> str:
+    """Which limit a DMA_MAP of `size` bytes has met, and how to raise it."""
+    options, ioas = connection.options, connection.ioas
+    if ioas.count >= options.max_dma_maps:
+        return f"{ioas.count} areas are mapped, no more may be (serve --max-dma-maps {options.max_dma_maps})"
+    if size > options.max_dma_bytes - ioas.mapped:
+        text = f"{ioas.mapped:#x} bytes are mapped, {size:#x} more are too many"
+        return f"{text} (serve --max-dma-bytes {options.max_dma_bytes:#x})"
+    return "clients' files have a quarter of this process's descriptors, must be fewer files (or a larger ulimit -n)"
 
 
 def smallest_page(connection: Connection) -> int:
