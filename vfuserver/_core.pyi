@@ -261,6 +261,7 @@ class Stream:
     regions: list[tuple[int, Table | Access | None]]  # (size, how it is served); set before the first message
     on_hook_error: Callable[[int, int, BaseException], None]  # (region index, offset, exception): log it; EIO is sent
     masked_errors: bool  # region accesses that fail are answered: reads with all ones, writes as if they were done
+    dma_transfers: int  # transfers by DMA_READ and DMA_WRITE under way: DMA_UNMAP may concern them
     send_limit: int  # bytes queued above which no further command is taken
     held: Final[bool]  # a Later is outstanding: commands wait, replies to our own messages are taken in
     broken: Final[str | None]  # why the stream means nothing any more
@@ -291,6 +292,10 @@ class Stream:
     def complete(self, result: object) -> None:
         """Answers the held command: bytes or (bytes, fds) for a command; int or None for a register; an exception
         for an error (CommandError's errno, else EIO). Then the commands that waited are served."""
+    def serve_dma(self, ioas: Ioas, page: int) -> None:
+        """From now on a DMA_MAP that adds an area made of `page`s (bytes), and a DMA_UNMAP that nobody has to be waited
+        for, are done here. Whatever would be refused, ALL, and while there are views, accesses or `dma_transfers`
+        under way, still comes to `command`, which has the rules and their messages."""
     def close(self) -> None:
         """Drops everything and closes every descriptor in it. Idempotent."""
 

@@ -41,6 +41,7 @@ typedef struct StreamObject {
     PyObject *command, *reply, *on_later, *on_hook_error;
     PyObject *regions; /* keeps the tables and callables of stream.region alive */
     PyObject *later;   /* the object that on_later will be told of */
+    PyObject *dma;     /* keeps the address space of stream.dma alive */
     bool closed;
 } StreamObject;
 

@@ -1,5 +1,7 @@
 #include "py_stream.h"
 
+#include "py_ioas.h"
+
 #include <errno.h>
 #include <unistd.h>
 
@@ -44,6 +46,8 @@ static void drop_stream(StreamObject *self)
         Py_XSETREF(self->regions, PyTuple_New(0));
     }
     Py_CLEAR(self->later);
+    self->stream.dma = NULL;
+    Py_CLEAR(self->dma);
     self->closed = true;
 }
 
@@ -258,6 +262,27 @@ static PyObject *stream_complete(StreamObject *self, PyObject *result)
     Py_RETURN_NONE;
 }
 
+static PyObject *stream_serve_dma(StreamObject *self, PyObject *args)
+{
+    unsigned long long page;
+    IoasObject *ioas;
+
+    if (!PyArg_ParseTuple(args, "O!K:serve_dma", &IoasType, &ioas, &page))
+        return NULL;
+    if (!page || page & (page - 1)) {
+        PyErr_Format(PyExc_ValueError, "a page must be a power of two, not %llu", page);
+        return NULL;
+    }
+    if (self->closed) {
+        PyErr_SetString(LocalError, "the stream is closed");
+        return NULL;
+    }
+    Py_XSETREF(self->dma, Py_NewRef(ioas));
+    self->stream.dma = &ioas->ioas;
+    self->stream.dma_page = page;
+    Py_RETURN_NONE;
+}
+
 static PyObject *stream_close(StreamObject *self, PyObject *unused)
 {
     (void)unused;
@@ -353,6 +378,7 @@ static PyObject *get_number(StreamObject *self, void *closure)
     case 1: return PyLong_FromSize_t(s->send_limit);
     case 2: return PyLong_FromSize_t(vfu_buffer_length(&s->tx));
     case 3: return PyLong_FromUnsignedLongLong(s->received);
+    case 5: return PyLong_FromSize_t(s->dma_transfers);
     default: return PyLong_FromUnsignedLong(s->hook_region);
     }
 }
@@ -365,6 +391,8 @@ static int set_number(StreamObject *self, PyObject *value, void *closure)
         return -1;
     if ((intptr_t)closure == 0)
         self->stream.max_transfer = (uint32_t)number;
+    else if ((intptr_t)closure == 5)
+        self->stream.dma_transfers = number;
     else
         self->stream.send_limit = number;
     return 0;
@@ -397,6 +425,8 @@ static PyMethodDef methods[] = {
     {"take", (PyCFunction)stream_take, METH_NOARGS, "What is queued to be sent."},
     {"send", (PyCFunction)stream_send, METH_VARARGS, "send(message, fds=()): queues a whole message."},
     {"complete", (PyCFunction)stream_complete, METH_O, "Answers the held command."},
+    {"serve_dma", (PyCFunction)stream_serve_dma, METH_VARARGS,
+     "serve_dma(ioas, page): plain DMA_MAP and DMA_UNMAP are done here."},
     {"close", (PyCFunction)stream_close, METH_NOARGS, "Drops everything."},
     {0},
 };
@@ -410,6 +440,7 @@ static PyGetSetDef getset[] = {
     {"send_limit", (getter)get_number, (setter)set_number, "queued bytes above which nothing is served", (void *)1},
     {"queued", (getter)get_number, NULL, "bytes in the send queue", (void *)2},
     {"received", (getter)get_number, NULL, "messages taken in", (void *)3},
+    {"dma_transfers", (getter)get_number, (setter)set_number, "transfers by messages under way", (void *)5},
     {"hook_region", (getter)get_number, NULL, "region of the access being served", (void *)4},
     {"regions", (getter)get_regions, (setter)set_regions, "(size, Table | callable | None) by index", NULL},
     {"broken", (getter)get_broken, NULL, "why the stream means nothing any more, or None", NULL},

@@ -28,6 +28,15 @@ static const Field fields[] = {
     FIELD("write_multi_entry", vfu_write_multi_entry, data),
     FIELD("dma_access", vfu_dma_access, address),
     FIELD("dma_access", vfu_dma_access, count),
+    FIELD("dma_map", vfu_dma_map, argsz),
+    FIELD("dma_map", vfu_dma_map, flags),
+    FIELD("dma_map", vfu_dma_map, offset),
+    FIELD("dma_map", vfu_dma_map, address),
+    FIELD("dma_map", vfu_dma_map, size),
+    FIELD("dma_unmap", vfu_dma_unmap, argsz),
+    FIELD("dma_unmap", vfu_dma_unmap, flags),
+    FIELD("dma_unmap", vfu_dma_unmap, address),
+    FIELD("dma_unmap", vfu_dma_unmap, size),
 };
 
 static int add_field(PyObject *dict, const Field *f)

@@ -295,6 +295,20 @@ long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size)
     return removed;
 }
 
+long vfu_ioas_unmap_at_once(vfu_ioas *ioas, uint64_t iova, uint64_t size)
+{
+    long removed = -EBUSY;
+
+    if (wraps(iova, size))
+        return -EINVAL;
+    if (pthread_rwlock_trywrlock(&ioas->lock) != 0)
+        return -EBUSY;
+    if (!ioas->pinned)
+        removed = remove_inside(ioas, iova, vfu_last(iova, size));
+    pthread_rwlock_unlock(&ioas->lock);
+    return removed;
+}
+
 size_t vfu_ioas_clear(vfu_ioas *ioas)
 {
     size_t removed;

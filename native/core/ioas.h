@@ -62,6 +62,8 @@ int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with,
 /* How many areas were removed, or -ENOENT (none, or one is cut: then none is removed), -EINVAL. An end of exactly 2^64
  * is legal. Views of the range stay as they are: see vfu_pins_revoke. */
 long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size);
+/* The same, if nobody has to be waited for: -EBUSY if accesses are under way, or there are views. */
+long vfu_ioas_unmap_at_once(vfu_ioas *ioas, uint64_t iova, uint64_t size);
 size_t vfu_ioas_clear(vfu_ioas *ioas);
 
 /* Replaces the list of allowed or of reserved spans (any order): 0, -EINVAL (first >= last, overlap), -EADDRINUSE (an

@@ -1,3 +1,4 @@
+#include "dma.h"
 #include "region.h"
 
 #include <errno.h>
@@ -62,8 +63,11 @@ void vfu_stream_break(vfu_stream *s, const char *format, ...)
 
 static void give_command(vfu_stream *s, const vfu_header *header, uint8_t *payload, size_t length, int *fds, size_t count)
 {
-    int answer = s->ops->command(s->owner, header, payload, length, fds, count);
+    int answer;
 
+    if (vfu_dma_command(s, header, payload, length, fds, count))
+        return;
+    answer = s->ops->command(s->owner, header, payload, length, fds, count);
     if (answer == VFU_LATER)
         vfu_stream_hold(s, VFU_HELD_COMMAND, header);
     else if (answer < 0)

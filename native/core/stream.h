@@ -1,7 +1,7 @@
 /* The one receiver of vfio-user messages, without I/O.
  *
- * Bytes go in at the tail of `rx`; vfu_stream_process frames them, serves the region commands from `region`, and hands
- * every other message to the owner. Replies gather in `tx`. Messages are served in order. While a command is held (it
+ * Bytes go in at the tail of `rx`; vfu_stream_process frames them, serves the region commands from `region` and plain
+ * DMA_MAP and DMA_UNMAP by `dma`, and hands every other message to the owner. Replies gather in `tx`. Messages are served in order. While a command is held (it
  * is answered later) or too much is queued to be sent, commands stay in `rx`; replies to our own messages are taken
  * out of the waiting bytes while a command is held, since it may depend on nothing else.
  *
@@ -11,6 +11,7 @@
 #define VFU_STREAM_H
 
 #include "buffer.h"
+#include "ioas.h"
 #include "table.h"
 #include "wire.h"
 
@@ -64,6 +65,9 @@ struct vfu_stream {
     vfu_region *region;
     size_t regions;
     uint32_t hook_region;
+    vfu_ioas *dma;        /* where DMA_MAP and DMA_UNMAP go that need nobody's judgement; NULL: they all need it */
+    uint64_t dma_page;    /* bytes, a power of two: what areas are made of */
+    size_t dma_transfers; /* under way by messages: an unmap may concern them */
     vfu_held held;
     char broken[192];
     const vfu_stream_ops *ops;

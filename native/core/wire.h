@@ -65,9 +65,26 @@ typedef struct {
     uint64_t count;
 } vfu_dma_access;
 
+typedef struct {
+    uint32_t argsz;
+    uint32_t flags;
+    uint64_t offset; /* in the file */
+    uint64_t address;
+    uint64_t size;
+} vfu_dma_map;
+
+typedef struct {
+    uint32_t argsz;
+    uint32_t flags;
+    uint64_t address;
+    uint64_t size;
+} vfu_dma_unmap;
+
 _Static_assert(sizeof(vfu_header) == 16, "message header");
 _Static_assert(sizeof(vfu_region_access) == 16, "region access");
 _Static_assert(sizeof(vfu_write_multi_entry) == 24, "one write of REGION_WRITE_MULTI");
 _Static_assert(sizeof(vfu_dma_access) == 16, "DMA access");
+_Static_assert(sizeof(vfu_dma_map) == 32, "DMA_MAP");
+_Static_assert(sizeof(vfu_dma_unmap) == 24, "DMA_UNMAP");
 
 #endif

@@ -18,6 +18,8 @@ PAIRS = {
     "write_multi": command(15).reply,
     "write_multi_entry": WRITE,
     "dma_access": command(11).request,
+    "dma_map": command(2).request,
+    "dma_unmap": command(3).request,
 }
 RENAMED = {"id": "message_id", "write_multi.count": "wr_cnt"}
 

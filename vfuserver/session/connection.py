@@ -91,6 +91,7 @@ class Connection:
         self.stream.max_transfer = ours if "max_data_xfer_size" in told else max(ours, default)
         if self.twin is not None:
             self.twin.stream.max_transfer = self.stream.max_transfer
+        self.stream.serve_dma(self.ioas, self.options.dma_page)
         self.stream.negotiated = True
 
     def unmap(self, iova: int, size: int, reply: bytes) -> bytes | Later:

@@ -60,6 +60,11 @@ class SessionOptions:
         object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
 
+    @property
+    def dma_page(self) -> int:
+        """What areas are made of, in bytes: the smallest of pgsizes."""
+        return self.pgsizes & -self.pgsizes
+
     def _capabilities(self) -> Capabilities:
         return Capabilities(
             max_data_xfer_size=self.max_data_xfer_size,

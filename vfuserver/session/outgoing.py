@@ -88,6 +88,7 @@ class Outgoing:
     ) -> None:
         """`read` and `write` are the numbers of DMA_READ and DMA_WRITE; `flush` says: we queued."""
         self._stream = stream
+        self._main = stream  # its commands may unmap what is under way
         self._read, self._write = read, write
         self._layout = layout
         self._probe_id: int | None = None
@@ -174,11 +175,13 @@ class Outgoing:
         if transfer.length == 0:
             return
         self._transfers.append(transfer)
+        self._main.dma_transfers = len(self._transfers)
         try:
             self._send_pieces()
             await transfer.done
         finally:
             self._transfers.remove(transfer)
+            self._main.dma_transfers = len(self._transfers)
             transfer.done.cancel()  # a cancelled caller: replies still to come find nobody
 
     def _send_pieces(self) -> None:

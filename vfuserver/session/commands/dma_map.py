@@ -38,7 +38,7 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
 
     The mode bits say how: mapped (also where neither is set), by file I/O, or (both) by file I/O where it cannot be
     mapped. S1.10: argsz, alignment, wrap, permission and undefined flag bits EINVAL, a mode without a descriptor too;
-    overlap EEXIST; too many areas, bytes or files ENOSPC.
+    overlap EEXIST; too many areas, bytes or files ENOSPC. The core does what is right without asking here.
     """
 
     max_fds = 1
@@ -86,15 +86,9 @@ def _limit(connection: Connection, size: int) -> str:
     return "clients' files have a quarter of this process's descriptors, must be fewer files (or a larger ulimit -n)"
 
 
-def smallest_page(connection: Connection) -> int:
-    """The granularity of areas in bytes: the lowest bit of pgsizes."""
-    pgsizes = connection.options.pgsizes
-    return pgsizes & -pgsizes
-
-
 def check_range(connection: Connection, address: int, size: int) -> None:
     """CommandError(EINVAL): empty, misaligned, or beyond 2**64 (an end of exactly 2**64 is none, S1.10)."""
-    page = smallest_page(connection)
+    page = connection.options.dma_page
     if size == 0 or (address | size) % page:
         raise CommandError(errno.EINVAL, f"{address:#x}+{size:#x}, must be whole pages of {page} bytes")
     if address + size > 1 << 64:

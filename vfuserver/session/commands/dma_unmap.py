@@ -22,7 +22,8 @@ class DmaUnmap(Command, number=3, name="DMA_UNMAP"):
 
     ENOENT: nothing in the range, or an area is cut (then nothing is removed). ALL takes address = size = 0 and
     succeeds on an empty table. The reply is the request's own 24 bytes, and a promise that no later access happens:
-    copies under way are through, messages forgotten, views given back or, after a bounded time, revoked (S1.9).
+    copies under way are through, messages forgotten, views given back or, after a bounded time, revoked (S1.9). The
+    core does one that concerns none of these, without asking here.
     """
 
     request = Layout("argsz" / U32, "flags" / Bits(DmaUnmapFlags), "address" / U64, "size" / U64)
