@@ -59,7 +59,7 @@ class Message(NamedTuple):
         return self.header.error if self.header.is_error else 0
 
 
-SPECIFIED = SessionOptions(quirks={"message-dma": "spec"})
+SPECIFIED = SessionOptions(quirks={"message-dma": "spec", "private-memory": "trust"})
 """No question before the first DMA message."""
 
 
@@ -72,6 +72,7 @@ class Wire:
         self.outputs = 0
         self.received: list[int] = []
         self._last_id = 0
+        ports.setdefault("peer_pid", os.getpid())  # the client is this process
         self.session = Session(
             backend, options or SPECIFIED, schedule=self.clock.schedule, on_output=self._output, **ports
         )

@@ -11,6 +11,7 @@ from tests.session.dma import PAGE, READ, WRITE, asked, failure, map_, read_repl
 from tests.session.harness import Wire, command
 from vfuserver.errors import UsageError
 from vfuserver.session import SessionOptions
+from vfuserver.session.negotiation import version_data
 from vfuserver.session.quirks import QUIRKS
 from vfuserver.wire import NO_REPLY, error_message
 
@@ -86,12 +87,28 @@ async def test_old_layout_has_its_data_at_message_byte_28(device: LittleDevice, 
     wire.close()
 
 
-async def test_a_client_that_refuses_the_question_has_the_specified_layout(device: LittleDevice) -> None:
-    """S0.14."""
+async def test_a_question_that_is_refused_proves_nothing_and_is_asked_again(device: LittleDevice) -> None:
+    """S0.14, field-notes G: QEMU refuses every message while it has bus mastering off."""
     wire = peculiar(device, message_dma="auto")
     map_(wire, 0, PAGE)
     task = await start(wire.session.connection.memory.write(0, b"x"))
-    (write,) = wire.feed(error_message(12, wire.take()[0].header.message_id, errno.EINVAL))
+    assert wire.feed(error_message(12, wire.take()[0].header.message_id, errno.ENODEV)) == []
+    assert await failure(task) == errno.EIO
+    task = await start(wire.session.connection.memory.write(0, b"x"))
+    (write,) = wire.reply(wire.take()[0])
+    assert write.payload == struct.pack("=QI", 0, 1) + b"x" + bytes(4)
+    wire.reply(write)
+    await task
+    wire.close()
+
+
+async def test_a_client_that_is_not_qemu_is_asked_nothing(device: LittleDevice) -> None:
+    """S0.14: no other client ever had another layout than the specification's."""
+    wire = Wire(device, SessionOptions(quirks={"message-dma": "auto"}))
+    wire.negotiate(version_data({"max_data_xfer_size": 1 << 20}))
+    map_(wire, 0, PAGE)
+    task = await start(wire.session.connection.memory.write(0, b"x"))
+    (write,) = wire.take()
     assert write.payload == WRITE.request.pack(0, 1) + b"x"
     wire.reply(write, write.payload[:16])
     await task

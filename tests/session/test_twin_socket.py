@@ -12,6 +12,7 @@ from tests.session.device import SCRATCH, SLOW, LittleDevice
 from tests.session.dma import PAGE, asked, failure, map_, read_reply, start
 from tests.session.harness import SPECIFIED, Message, Wire, command
 from vfuserver._core import Stream
+from vfuserver.client import TWIN_PROPOSAL
 from vfuserver.session import SessionOptions
 from vfuserver.session.commands.version import Version
 from vfuserver.session.negotiation import version_data
@@ -156,7 +157,7 @@ async def test_an_error_reply_is_eio(wire: TwinWire) -> None:
 
 async def test_question_for_the_layout_goes_there_too(device: LittleDevice) -> None:
     """S0.14."""
-    wire = TwinWire(device, SessionOptions())
+    wire = TwinWire(device, SessionOptions(), TWIN_PROPOSAL)
     map_(wire, 0, PAGE)
     task = await start(wire.session.connection.memory.read(0, 1))
     (probe,) = wire.twin()

@@ -7,6 +7,7 @@ as long as both of its sockets, and what the client had sent before one ended is
 import asyncio
 import select
 import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -27,6 +28,12 @@ class _Watch:
 
     def cancel(self) -> None:
         self._loop.remove_reader(self._fd)
+
+
+def _peer_pid(sock: socket.socket) -> int | None:
+    """The process that connected; None if it is in another pid namespace."""
+    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid or None
 
 
 class UnixConnection:
@@ -53,6 +60,7 @@ class UnixConnection:
             on_output=self._send,
             watch=partial(_Watch, loop),
             open_lane=self._open_twin,
+            peer_pid=_peer_pid(sock),
         )
         self._main = Lane(loop, sock, self.session.stream, self._after_main, self._failed)
         self._main.watch(Pump.READ)

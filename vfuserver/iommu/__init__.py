@@ -3,8 +3,9 @@
 It must not know sessions, commands or devices.
 """
 
-from vfuserver.iommu.access import Access, MessagePort
+from vfuserver.iommu.access import Access
 from vfuserver.iommu.area import AreaAccess
+from vfuserver.iommu.comparison import MessagePort
 from vfuserver.iommu.context import CONTEXT, Context, Kind
 from vfuserver.iommu.pieces import Pieces
 from vfuserver.iommu.views import OnRevoke, View

@@ -11,36 +11,37 @@ access fails with ENODEV.
 """
 
 import errno
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, Protocol
+from typing import Final, TypeVar
 
 from vfuserver._core import PROT_READ, PROT_WRITE, Ioas
 from vfuserver.errors import DmaError
 from vfuserver.iommu import file_transfers
+from vfuserver.iommu.comparison import Believed, Comparison, Files, MessagePort
 from vfuserver.iommu.pieces import Pieces, laid_over, side_by_side, total
 from vfuserver.iommu.views import OnRevoke, View, Views
 
+T = TypeVar("T")
 COPY_RUN: Final = 1 << 20
 """Bytes of a copy by messages that are held here at one time."""
-
-
-class MessagePort(Protocol):
-    """Reaches memory that is not mapped here. Both raise DmaError."""
-
-    async def read(self, iova: int, length: int) -> bytes:
-        """Asks the client for `length` bytes."""
-
-    async def write(self, iova: int, data: memoryview) -> None:
-        """Hands the client bytes to store; returns when it has."""
 
 
 class Access:
     """A `vfio.Memory` over one IOAS and one message port. Errors of every call are DmaErrors: EFAULT, EPERM, EIO,
     ENODEV, and where messages may be needed EDEADLK."""
 
-    def __init__(self, ioas: Ioas, port: MessagePort, who: str = "device") -> None:
-        """`who` names the device in log lines."""
+    def __init__(
+        self,
+        ioas: Ioas,
+        port: MessagePort,
+        who: str = "device",
+        files: Files | None = None,
+    ) -> None:
+        """`who` names the device in log lines; `files` knows more of the client's files, if they are to be doubted."""
         self.ioas = ioas
+        self._files = files or Believed()
+        self._comparison = Comparison(ioas, port, self._files)
         self.who = who
         self.views = Views(ioas, who)
         self._port = port
@@ -56,19 +57,19 @@ class Access:
     async def read(self, iova: int, length: int) -> bytes:
         """Reads `length` bytes at `iova`."""
         self._check(iova)
-        data = self.ioas.read(iova, length)
+        data = self._read_here(iova, length)
         return await self._read_areas([(iova, length)]) if data is None else data
 
     async def write(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """Writes `data` at `iova`; where messages are needed, parts of it may be written when another part fails."""
         self._check(iova)
-        if not self.ioas.write(iova, data):
+        if not self._write_here(iova, data):
             await self._write_areas([(iova, memoryview(data).cast("B"))])
 
     def read_now(self, iova: int, length: int) -> bytes:
         """Reads memory that is reached here. EFAULT also where only messages reach."""
         self._check(iova)
-        data = self.ioas.read(iova, length)
+        data = self._read_here(iova, length)
         if data is None:
             raise self._messages_needed(iova, length)
         return data
@@ -76,7 +77,7 @@ class Access:
     def write_now(self, iova: int, data: bytes | bytearray | memoryview) -> None:
         """Writes it, likewise."""
         self._check(iova)
-        if not self.ioas.write(iova, data):
+        if not self._write_here(iova, data):
             raise self._messages_needed(iova, memoryview(data).nbytes)
 
     # -- lists of pieces
@@ -84,7 +85,7 @@ class Access:
     async def readv(self, pieces: Pieces) -> bytes:
         """Reads all pieces: their bytes one after another."""
         self._check()
-        found = [self.ioas.read(iova, length) for iova, length in pieces]
+        found = [self._read_here(iova, length) for iova, length in pieces]
         if None in found:
             return await self._read_areas(pieces)
         return b"".join(data for data in found if data)
@@ -94,7 +95,7 @@ class Access:
         written."""
         left = []
         for iova, part in self._spread(pieces, data):
-            if not self.ioas.write(iova, part):
+            if not self._write_here(iova, part):
                 left.append((iova, part))
         if left:
             await self._write_areas(left)
@@ -113,7 +114,7 @@ class Access:
     async def copy(self, source: int, destination: int, length: int) -> None:
         """Copies inside the space, from one IOVA to another; the ranges must not overlap."""
         self._check(source)
-        if self.ioas.copy(source, destination, length):
+        if self._copy_here(source, destination, length):
             return
         for at in range(0, length, COPY_RUN):
             count = min(COPY_RUN, length - at)
@@ -122,7 +123,7 @@ class Access:
     def copy_now(self, source: int, destination: int, length: int) -> None:
         """As copy(), where no messages are needed."""
         self._check(source)
-        if not self.ioas.copy(source, destination, length):
+        if not self._copy_here(source, destination, length):
             raise self._messages_needed(source, length)
 
     async def preadv(self, fd: int, pieces: Pieces, offset: int) -> int:
@@ -138,7 +139,7 @@ class Access:
     def atomic(self, operation: int, iova: int, size: int, operand: int = 0, expected: int = 0) -> int:
         """One access of the core's (LOAD, STORE, ...) to mapped memory; what was there before. Also EINVAL."""
         self._check(iova)
-        return self.ioas.atomic(operation, iova, size, operand, expected)
+        return self._judged(lambda: self.ioas.atomic(operation, iova, size, operand, expected))
 
     def check(self, iova: int, length: int, write: bool) -> None:
         """DmaError unless all of it may be read, or written, now."""
@@ -154,7 +155,7 @@ class Access:
     def pin(self, iova: int, length: int, writable: bool, on_revoke: OnRevoke | None = None) -> View:
         """A view of mapped memory. Also ENOSPC (too many), EINVAL (empty, or areas that share a page)."""
         self._check(iova)
-        return self.views.pin(iova, length, writable, on_revoke)
+        return self._judged(lambda: self.views.pin(iova, length, writable, on_revoke))
 
     def views_in(self, iova: int, last: int) -> list[View]:
         """The live views that touch [iova, last]."""
@@ -171,15 +172,38 @@ class Access:
 
     # -- inside
 
+    def _read_here(self, iova: int, length: int) -> bytes | None:
+        """None: messages are needed, now that the client's files are judged."""
+        data = self.ioas.read(iova, length)
+        return self.ioas.read(iova, length) if data is None and self._files.look() else data
+
+    def _write_here(self, iova: int, data: bytes | bytearray | memoryview) -> bool:
+        return self.ioas.write(iova, data) or (self._files.look() and self.ioas.write(iova, data))
+
+    def _copy_here(self, source: int, destination: int, length: int) -> bool:
+        done = self.ioas.copy(source, destination, length)
+        return done or (self._files.look() and self.ioas.copy(source, destination, length))
+
+    def _judged(self, call: Callable[[], T]) -> T:
+        """What needs a mapping, once more if it fails for a file that can be judged."""
+        try:
+            return call()
+        except DmaError as error:
+            if error.errno != errno.EFAULT or not self._files.look():
+                raise
+            return call()
+
     async def _read_areas(self, pieces: Pieces) -> bytes:
         areas = [area for iova, length in pieces for area in self._pieces(iova, length, PROT_READ)]
         return b"".join(await side_by_side([self._read_area(iova, length) for iova, length in areas]))
 
     async def _read_area(self, iova: int, length: int) -> bytes:
         parts = []
-        for at, count in self._pieces(iova, length, PROT_READ):
+        for at, count, _, source, unproven in self.extents(iova, length, PROT_READ):
             data = self.ioas.read(at, count)
-            parts.append(await self._port.read(at, count) if data is None else data)
+            if data is None:
+                data = await (self._comparison.read(source, at, count) if unproven else self._port.read(at, count))
+            parts.append(data)
         return b"".join(parts)
 
     async def _write_areas(self, parts: list[tuple[int, memoryview]]) -> None:
@@ -191,10 +215,10 @@ class Access:
         await side_by_side([self._write_area(iova, part) for iova, part in areas])
 
     async def _write_area(self, iova: int, part: memoryview) -> None:
-        for at, count in self._pieces(iova, len(part), PROT_WRITE):
+        for at, count, _, source, unproven in self.extents(iova, len(part), PROT_WRITE):
             piece = part[at - iova : at - iova + count]
             if not self.ioas.write(at, piece):
-                await self._port.write(at, piece)
+                await (self._comparison.write(source, at, piece) if unproven else self._port.write(at, piece))
 
     def _pieces(self, iova: int, length: int, prot: int) -> list[tuple[int, int]]:
         """(iova, length) of each area's part of an access. DmaError: a hole, or not permitted."""

@@ -8,6 +8,8 @@ from typing import Final
 
 from vfuserver._core import Ioas, Stream
 from vfuserver.iommu import CONTEXT, Access, Kind
+from vfuserver.session.dma_layout import LayoutChoice
+from vfuserver.session.file_trust import FileTrust
 from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
@@ -15,6 +17,7 @@ from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
 from vfuserver.session.ports import OpenLane, Schedule
+from vfuserver.session.quirks import PRIVATE_MEMORY
 from vfuserver.session.recall import Recall
 from vfuserver.session.twin import Twin
 from vfuserver.vfio import Backend, Interrupts, Later, Memory
@@ -34,11 +37,14 @@ class Connection:
         interrupts: InterruptPort,
         io_events: IoEventPort,
         outgoing: Outgoing,
+        layout: LayoutChoice,
         log: ConnectionLog,
         schedule: Schedule,
         open_lane: OpenLane | None = None,
+        peer_pid: int | None = None,
     ) -> None:
-        """`schedule` is the clock of bounded waits, `open_lane` makes a second socket possible."""
+        """`schedule` is the clock of bounded waits, `open_lane` makes a second socket possible, `peer_pid` is the
+        client's process, if it is known."""
         self.backend = backend
         self.options = options
         self.stream = stream
@@ -57,10 +63,12 @@ class Connection:
         self.twin: Twin | None = None
         """The stream of our own commands, if VERSION agreed on one."""
         self._open_lane = open_lane
-        self._access = Access(self.ioas, outgoing, log.label)
+        self._layout = layout
+        self.files = FileTrust(self.ioas, options.quirks[PRIVATE_MEMORY], peer_pid, log)
+        self._access = Access(self.ioas, outgoing, log.label, self.files)
         self._ids = _enter(self.ioas, self._access, log.label)
         patience = min(options.revoke_after, options.deadline / 2)
-        self._recall = Recall(self.ioas, self._ask_back, schedule, patience, log)
+        self._recall = Recall(self.ioas, self._access.ask_back, schedule, patience, log)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
 
@@ -79,12 +87,19 @@ class Connection:
                 self.log.error("no twin socket: %s; our commands go over the main one", error.strerror)
         return replace(ours, twin_socket=self.twin is not None)
 
-    def agree(self, theirs: Capabilities, told: set[str]) -> None:
+    def agree(self, theirs: Capabilities, told: set[str], *, qemu: bool = False) -> None:
         """VERSION is settled: `theirs` is what the client can, `told` the keys that our reply repeats.
+
+        `qemu`: it looks like QEMU, whose versions differ in where DMA messages have their data, and which hands out
+        files that it has mapped privately (field-notes G).
 
         A client that was not told our max_data_xfer_size counts on the default, so at least that much is taken.
         """
         self.theirs = theirs
+        if qemu:
+            self.files.doubt()
+        else:
+            self._layout.settle_for_specification()
         ours = self.options.max_data_xfer_size
         self.outgoing.max_transfer = min(ours, theirs.max_data_xfer_size)
         default = Capabilities().max_data_xfer_size
@@ -111,9 +126,6 @@ class Connection:
     def _forget(self, iova: int, size: int, reply: bytes) -> bytes | Later:
         self.outgoing.forget(iova, size)
         return self._recall.answer("DMA_UNMAP", iova, iova + size - 1, reply)
-
-    def _ask_back(self, iova: int, last: int) -> None:
-        """Views are not told yet that they are wanted: they have the bounded time."""
 
     def stop_logging(self) -> bool:
         """What the device writes is not noted any more; False if it was not (S3.18)."""

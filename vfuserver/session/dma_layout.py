@@ -55,19 +55,25 @@ class LayoutChoice:
     def __init__(self, head: Layout, quirk: str) -> None:
         """`head` is address and count as the specification has them; `quirk` a value of message-dma."""
         self._found = DmaLayout(head, 0, (SHORT, FULL))
+        self._specified = DmaLayout(head, 0, (BARE, SHORT, FULL))
         self._auto = quirk == "auto"
-        self.current: DmaLayout | None = {"old": OLD, "spec": DmaLayout(head, 0, (BARE, SHORT, FULL))}.get(quirk)
+        self.current: DmaLayout | None = {"old": OLD, "spec": self._specified}.get(quirk)
 
     def probe(self, address: int) -> bytes:
         """The payload of the DMA_WRITE that finds it out."""
         return self._found.request(address, 0)
 
+    def settle_for_specification(self) -> None:
+        """The client is none that ever had another layout: nothing has to be found out."""
+        if self._auto:
+            self._auto = False
+            self.current = self._specified
+
     def settle(self, error: int, payload: bytes) -> str:
-        """Takes the probe's reply; what it means, for the log."""
+        """Takes the probe's reply; what it means, for the log. An error proves nothing: `current` stays None."""
         if error:
-            self.current = self._found
             name = errno.errorcode.get(error, os.strerror(error))
-            return f"the client answers {name} to a write of no bytes: taken to have the specification's layout"
+            return f"the client answers {name} to a write of no bytes, which does not tell its layout"
         self.current = self._found if payload else OLD
         return f"the client has {SPEC_NAME if payload else OLD_NAME}"
 

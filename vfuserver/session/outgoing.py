@@ -7,7 +7,8 @@ with EFAULT when its range is unmapped, with ENODEV when the client goes. The id
 until their replies come, and what those carry is dropped.
 
 Where data lie in a message is `dma_layout`'s to say. A peer whose layout is not known is asked first, by a DMA_WRITE
-of no bytes: nothing else is sent until that is answered, and a reply of the wrong size makes it unknown again (S0.14).
+of no bytes: nothing else is sent until that is answered, an error reply fails what waited (it tells nothing, the next
+transfer asks again), and a reply of the wrong size makes the layout unknown again (S0.14).
 
 The rule that must never be broken: no command of the same connection may wait for a DMA reply, because QEMU answers
 only after we have (seen: 5 s, then a dead connection). Code whose completion a command waits for is marked by
@@ -136,8 +137,7 @@ class Outgoing:
         """A reply to a message of ours (errno 0: success)."""
         if message_id == self._probe_id:
             self._probe_id = None
-            self._log.info("message DMA: %s", self._layout.settle(error, payload))
-            self._send_pieces()
+            self._answered_probe(error, payload)
             return
         piece = self._pieces.pop(message_id, None)
         if piece is None:
@@ -203,6 +203,15 @@ class Outgoing:
         self._probe_id = self._free_id()
         self._stream.send(command_message(self._write, self._probe_id, self._layout.probe(waiting[0].iova)))
         self._flush()
+
+    def _answered_probe(self, error: int, payload: bytes) -> None:
+        """What could not be found out fails what waited for it; the next transfer asks again."""
+        text = self._layout.settle(error, payload)
+        self._log.info("message DMA: %s", text)
+        if error:
+            for transfer in self._transfers:
+                transfer.fail(DmaError(errno.EIO, f"{text} (--quirk message-dma=spec asks nothing)"))
+        self._send_pieces()
 
     def _room(self) -> bool:
         return len(self._pieces) < PIECES and (self._under_way < BYTES or not self._pieces)

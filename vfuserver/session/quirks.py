@@ -24,11 +24,12 @@ class Quirk:
 MESSAGE_DMA: Final = "message-dma"
 REGION_ERRORS: Final = "region-errors"
 SPARSE_MMAP_FDS: Final = "sparse-mmap-fds"
+PRIVATE_MEMORY: Final = "private-memory"
 
 QUIRKS: Final[Mapping[str, Quirk]] = {
     MESSAGE_DMA: Quirk(
         values={
-            "auto": "ask the client before the first DMA message",
+            "auto": "ask a client that looks like QEMU before the first DMA message",
             "spec": "data at message byte 32",
             "old": "data at message byte 28, replies to DMA_WRITE are bare headers",
         },
@@ -54,6 +55,16 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
         default="agreed",
         reason="the proposal began with id 16 and nothing in VERSION; QEMU to 11.1 refuses a second descriptor",
         found="configured: a client of the first versions says nothing by which it could be known (field-notes E)",
+    ),
+    PRIVATE_MEMORY: Quirk(
+        values={
+            "auto": "of a client that looks like QEMU, ask its /proc/PID/maps, then compare transfers with messages",
+            "compare": "the same without asking /proc",
+            "trust": "what a descriptor leads to is what the client sees",
+        },
+        default="auto",
+        reason="QEMU passes the descriptor of a memory-backend-file without share=on, which its guest never looks at",
+        found="the client's own mappings, or bytes that differ between the mapping and a message (field-notes G)",
     ),
 }
 

@@ -61,10 +61,12 @@ class Session:
         on_output: Callable[[], None],
         watch: Watch | None = None,
         open_lane: OpenLane | None = None,
+        peer_pid: int | None = None,
     ) -> None:
         """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds.
 
-        `open_lane` (optional) opens the socket of a second stream, for clients that speak twin socket.
+        `open_lane` (optional) opens the socket of a second stream, for clients that speak twin socket; `peer_pid` is
+        the client's process, if it is known.
 
         `on_output()` is called when something was queued outside a feed; it may be called from a device's code.
         """
@@ -88,7 +90,7 @@ class Session:
         layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
         outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
         self.connection = Connection(
-            backend, self.options, self.stream, irqs, events, outgoing, self.log, schedule, open_lane
+            backend, self.options, self.stream, irqs, events, outgoing, layout, self.log, schedule, open_lane, peer_pid
         )
 
     @property

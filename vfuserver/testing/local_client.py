@@ -37,7 +37,7 @@ class LocalMemory(Access):
     def __init__(self, gate: Gate | None = None, port: MessagePort | None = None, who: str = "device") -> None:
         """`port` is who answers for areas that are added without a file; nobody, if it is None."""
         super().__init__(Ioas(gate), port or NoMessages(), who)
-        self._files: dict[int, mmap.mmap] = {}
+        self._memory_files: dict[int, mmap.mmap] = {}
 
     def add(self, iova: int, size: int, prot: int = PROT_READ | PROT_WRITE) -> mmap.mmap:
         """Maps `size` bytes (pages) of a new file at `iova` and returns the client's own view of them."""
@@ -45,7 +45,7 @@ class LocalMemory(Access):
         try:
             os.ftruncate(fd, size)
             self.ioas.map(iova, size, prot, fd)
-            view = self._files[iova] = mmap.mmap(fd, size)
+            view = self._memory_files[iova] = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         return view
@@ -58,7 +58,7 @@ class LocalMemory(Access):
         """Unmaps everything."""
         self.detach()
         self.ioas.clear()
-        for view in self._files.values():
+        for view in self._memory_files.values():
             view.close()
 
 

@@ -4,6 +4,7 @@ from vfuserver.errors import PeerError
 from vfuserver.session.command import Answer, Command, Request
 from vfuserver.session.connection import Connection
 from vfuserver.session.negotiation import Capabilities, answer, parse_version_data, version_data
+from vfuserver.session.peer import looks_like_qemu
 from vfuserver.wire import U16, Layout, Rest
 
 MAJOR, MINOR = 0, 0
@@ -29,8 +30,10 @@ class Version(Command, number=1, name="VERSION"):
         proposed = parse_version_data(values.data)
         theirs = Capabilities.stated(proposed or {})
         told = answer(proposed or {}, connection.offer(theirs), len(values.data))
-        connection.agree(theirs, set(told))
-        connection.log.info("client speaks %d.%d: %s", values.major, values.minor, theirs)
+        qemu = looks_like_qemu(proposed or {})
+        connection.agree(theirs, set(told), qemu=qemu)
+        like = ", as QEMU does" if qemu else ""
+        connection.log.info("client speaks %d.%d%s: %s", values.major, values.minor, like, theirs)
         data = b"" if proposed is None else version_data(told)
         reply = cls.reply.build(major=MAJOR, minor=MINOR, data=data)
         return (reply, [connection.twin.peer]) if connection.twin else reply
