@@ -9,7 +9,7 @@ import pytest
 
 from tests.session.device import LittleDevice
 from tests.session.dma import MAP, PAGE, UNMAP, map_
-from tests.session.harness import Wire
+from tests.session.harness import SPECIFIED, Wire
 from vfuserver._core import PROT_READ, PROT_WRITE, Pin
 from vfuserver.errors import DmaError, UsageError
 from vfuserver.session import SessionOptions
@@ -112,7 +112,7 @@ def test_the_end_of_the_connection_takes_views_at_once(wire: Wire, memory: int) 
 
 
 def test_how_long_a_view_may_be_kept_is_an_option(device: LittleDevice) -> None:
-    wire = Wire(device, SessionOptions(revoke_after=0))
+    wire = Wire(device, SessionOptions(quirks=SPECIFIED.quirks, revoke_after=0))
     wire.negotiate()
     fd = os.memfd_create("guest")
     os.ftruncate(fd, SIZE)
@@ -131,7 +131,7 @@ def test_a_negative_time_is_refused() -> None:
 
 def test_half_of_the_deadline_is_the_longest_wait(device: LittleDevice) -> None:
     """The client is answered, and the answer is true."""
-    wire = Wire(device, SessionOptions(revoke_after=10, deadline=1))
+    wire = Wire(device, SessionOptions(quirks=SPECIFIED.quirks, revoke_after=10, deadline=1))
     wire.negotiate()
     fd = os.memfd_create("guest")
     os.ftruncate(fd, SIZE)
@@ -168,7 +168,7 @@ def test_a_limit_is_enospc_and_the_log_says_which_one(
 
 def test_no_more_views_than_the_limit(device: LittleDevice) -> None:
     """S4.12."""
-    wire = Wire(device, SessionOptions(max_dma_views=1))
+    wire = Wire(device, SessionOptions(quirks=SPECIFIED.quirks, max_dma_views=1))
     wire.negotiate()
     fd = os.memfd_create("guest")
     os.ftruncate(fd, SIZE)
