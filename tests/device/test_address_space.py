@@ -111,6 +111,14 @@ def test_a_translation_to_nothing_is_a_miss(ram: LocalMemory, device: Sample) ->
     assert failure(lambda: device.dma.read_now(0, 1)) == errno.EFAULT
 
 
+def test_a_length_without_end_is_refused(ram: LocalMemory, device: Sample) -> None:
+    """A guest writes both the length and the page table."""
+    device.dma.translate = lambda memory, address, write: (RAM, PAGE)
+    with pytest.raises(DmaError, match="must be cut into several") as raised:
+        device.dma.read_now(0, 1 << 60)
+    assert raised.value.errno == errno.EINVAL
+
+
 # -- misses
 
 

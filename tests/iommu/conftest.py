@@ -38,7 +38,7 @@ class Remote:
     async def _answer(self, iova: int, length: int) -> int:
         self.asked.append((iova, length))
         await self.answers.wait()
-        if iova & -PAGE in self.refuses:
+        if iova & -PAGE in self.refuses or not 0 <= iova - REMOTE <= len(self.memory) - length:
             raise DmaError(errno.EIO, f"{iova:#x} is refused")
         return iova - REMOTE
 

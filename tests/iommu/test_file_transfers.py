@@ -71,7 +71,17 @@ async def test_a_hole_or_a_permission_is_refused_before_the_file_is_read(memory:
     memory.add(0x80000, PAGE, PROT_READ)
     assert await error_when_awaited(memory.preadv(file, [(MAPPED, 8), (0x80000, 8)], 0)) == errno.EPERM
     assert await error_when_awaited(memory.preadv(file, [(MAPPED, 8), (0x70000, 8)], 0)) == errno.EFAULT
+    assert await error_when_awaited(memory.preadv(file, [(MAPPED, RUN), (0x70000, 8)], 0)) == errno.EFAULT
     assert memory.read_now(MAPPED, 8) == bytes(8)
+
+
+@pytest.mark.parametrize("iova", [MAPPED, REMOTE])
+async def test_a_length_without_end_is_refused(memory: LocalMemory, file: int, iova: int) -> None:
+    """A guest names lengths: none may keep the server."""
+    assert await error_when_awaited(memory.preadv(file, [(iova, 1 << 60)], 0)) == errno.EFAULT
+    assert await error_when_awaited(memory.pwritev(file, [(iova, 1 << 60)], 0)) == errno.EFAULT
+    memory.ioas.map(1 << 60, 1 << 60, PROT_READ | PROT_WRITE)
+    assert await error_when_awaited(memory.pwritev(file, [(1 << 60, 1 << 60)], 0)) == errno.EIO
 
 
 async def test_an_unmap_between_two_runs_ends_the_transfer(

@@ -26,6 +26,9 @@ OnMiss: TypeAlias = Callable[[Memory, int, bool], bool | Awaitable[bool]]
 MISSES: Final = 16
 """How often in a row a miss hook may say "look again" for one address."""
 
+MAX_PIECES: Final = 1 << 16
+"""In how many pieces one access may be cut: a guest names lengths and writes page tables, and must not keep us."""
+
 
 @dataclass
 class AddressSpace:
@@ -156,7 +159,7 @@ class Translated:
 
     def _walk(self, pieces: Pieces, write: bool) -> _Walk:
         """Yields misses, is sent what the hook says, and returns the IOVA pieces."""
-        found = []
+        found: list[tuple[int, int]] = []
         for start, size in pieces:
             address, end, misses = start, start + size, 0
             while address < end:
@@ -167,6 +170,9 @@ class Translated:
                     if error.errno != errno.EFAULT or misses > MISSES or not (yield address, write, error):
                         raise
                     continue
+                if len(found) == MAX_PIECES:
+                    text = f"an access that goes beyond {MAX_PIECES} pieces (at {address:#x}), must be cut into several"
+                    raise DmaError(errno.EINVAL, text)
                 found.append((iova, count))
                 address, misses = address + count, 0
         return found

@@ -77,39 +77,42 @@ async def drain(memory: Reached, fd: int, pieces: Pieces, offset: int) -> int:
 
 
 class _Transfer:
-    """Where a transfer stands: the runs that are left, and how many bytes have moved."""
+    """Where a transfer stands: the next run, and how many bytes have moved. Runs are cut as they come: a guest may name
+    more bytes than there are."""
 
     def __init__(
         self, memory: Reached, prot: int, move: Callable[[Pieces, int], int], pieces: Pieces, offset: int
     ) -> None:
-        """`move(run, at)` moves a run that is mapped here."""
+        """`move(run, at)` moves a run that is mapped here. DmaError, before a byte moves: as Ioas.plan."""
+        for iova, length in pieces:
+            memory.extents(iova, length, prot)
         self.moved = 0
         self._memory = memory
         self._prot = prot
         self._move = move
         self._offset = offset
-        self._left = list(reversed(list(runs(pieces, RUN))))
+        self._runs = runs(pieces, RUN)
+        self._run = next(self._runs, None)
         self._bytes = total(pieces)
+
+    async def goes_on(self) -> bool:
+        """Moves what is mapped here. True: the next run is not; False: that was all."""
+        if self._run is not None:
+            await _off_thread(self._bytes - self.moved, self._move_mapped)
+        return self._run is not None
 
     @property
     def next(self) -> tuple[Pieces, int]:
         """The next run, and where in the file it lies."""
-        return self._left[-1], self._offset + self.moved
-
-    async def goes_on(self) -> bool:
-        """Moves what is mapped here. True: the next run is not; False: that was all."""
-        if self._left:
-            await _off_thread(self._bytes - self.moved, self._move_mapped)
-        return bool(self._left)
+        return self._run or [], self._offset + self.moved
 
     def count(self, moved: int) -> None:
         """The next run is done; it was the last if it could not be moved whole."""
         self.moved += moved
-        if moved < total(self._left.pop()):
-            self._left.clear()
+        self._run = next(self._runs, None) if moved == total(self._run or []) else None
 
     def _move_mapped(self, stop: Event) -> None:
-        while self._left and not stop.is_set() and self._is_mapped(self._left[-1]):
+        while self._run is not None and not stop.is_set() and self._is_mapped(self._run):
             self.count(self._move(*self.next))
 
     def _is_mapped(self, run: Pieces) -> bool:
