@@ -6,8 +6,13 @@
 
 enum {
     FIRST_LEAVES = 4,
+    KEYS_OF_A_LINE = 8,
+    PAGE = 4096,
+    HEAP_HEADER = 16, /* so that leaves can lie side by side, a page each */
     MERGE_BELOW = VFU_LEAF / 2, /* two leaves of together no more than this become one */
 };
+
+_Static_assert(sizeof(vfu_leaf) <= PAGE - HEAP_HEADER, "a leaf and the heap's header fit into a page");
 
 void vfu_areas_free(vfu_areas *t)
 {
@@ -39,8 +44,12 @@ vfu_place vfu_areas_reaching(const vfu_areas *t, uint64_t iova)
 {
     vfu_place place = {.leaf = below(t->last, t->leaves, iova)};
 
-    if (place.leaf < t->leaves)
-        place.index = below(t->leaf[place.leaf]->last, t->leaf[place.leaf]->count, iova);
+    if (place.leaf < t->leaves) {
+        const vfu_leaf *leaf = t->leaf[place.leaf];
+        for (size_t i = 0; i < VFU_LEAF; i += KEYS_OF_A_LINE) /* halving would wait for one line after the other */
+            __builtin_prefetch(&leaf->last[i]);
+        place.index = below(leaf->last, leaf->count, iova);
+    }
     return place;
 }
 
@@ -85,7 +94,7 @@ static int room_for_leaf(vfu_areas *t)
 
 static int add_leaf(vfu_areas *t, size_t at)
 {
-    vfu_leaf *leaf = room_for_leaf(t) == 0 ? malloc(sizeof(*leaf)) : NULL;
+    vfu_leaf *leaf = room_for_leaf(t) == 0 ? aligned_alloc(PAGE, sizeof(*leaf)) : NULL;
 
     if (!leaf)
         return -ENOMEM;
