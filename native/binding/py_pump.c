@@ -5,6 +5,9 @@
 
 #include "../core/pump.h"
 
+/* Messages with descriptors come one by one: so many are taken in before their replies leave. */
+enum { BURST = 32 };
+
 _Thread_local PyThreadState *released;
 
 typedef struct {
@@ -78,8 +81,10 @@ static int send_out(PumpObject *self)
 static int receive_once(PumpObject *self, long *got)
 {
     vfu_stream *s = &self->stream->stream;
+    bool more;
+    long next;
 
-    *got = vfu_pump_receive(s, self->fd);
+    *got = vfu_pump_receive(s, self->fd, &more);
     if (*got == 0)
         return VFU_PUMP_EOF;
     if (*got == -EAGAIN)
@@ -87,6 +92,12 @@ static int receive_once(PumpObject *self, long *got)
     if (*got < 0)
         return status(self, *got, false);
     vfu_stream_process(s);
+    for (int i = 0; more && i < BURST && vfu_stream_wants_read(s); i++) {
+        next = vfu_pump_receive(s, self->fd, &more); /* an end or an error is met again by who reads next */
+        if (next <= 0)
+            break;
+        vfu_stream_process(s);
+    }
     return send_out(self);
 }
 

@@ -20,7 +20,7 @@ static size_t collect_fds(struct msghdr *message, int *fds)
     return count;
 }
 
-long vfu_pump_receive(vfu_stream *s, int fd)
+long vfu_pump_receive(vfu_stream *s, int fd, bool *more)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(VFU_MAX_FDS * sizeof(int))];
     int fds[VFU_MAX_FDS];
@@ -29,6 +29,7 @@ long vfu_pump_receive(vfu_stream *s, int fd)
                              .msg_controllen = sizeof(control)};
     ssize_t got;
 
+    *more = false;
     space.iov_base = vfu_stream_space(s, WANTED, &space.iov_len);
     if (!space.iov_len)
         return -ENOMEM;
@@ -37,7 +38,8 @@ long vfu_pump_receive(vfu_stream *s, int fd)
     while (got < 0 && errno == EINTR);
     if (got < 0)
         return -errno;
-    vfu_stream_received(s, (size_t)got, fds, message.msg_controllen ? collect_fds(&message, fds) : 0);
+    *more = message.msg_controllen;
+    vfu_stream_received(s, (size_t)got, fds, *more ? collect_fds(&message, fds) : 0);
     if (message.msg_flags & MSG_CTRUNC)
         vfu_stream_break(s, "descriptors were lost: this process may have no free ones (see ulimit -n)");
     return got;

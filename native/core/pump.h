@@ -11,8 +11,9 @@ enum {
     VFU_PUMP_BROKEN = 8, /* the stream is broken, or the socket failed */
 };
 
-/* Bytes received (one recvmsg), 0 at the end of the stream, or -errno (-EAGAIN: nothing there). */
-long vfu_pump_receive(vfu_stream *stream, int fd);
+/* Bytes received (one recvmsg), 0 at the end of the stream, or -errno (-EAGAIN: nothing there). *more: descriptors have
+ * ended it, so that messages behind them may be there already. */
+long vfu_pump_receive(vfu_stream *stream, int fd, bool *more);
 /* Sends what is queued and serves what waited for room in the queue. 0: all is sent; 1: the socket is full; -errno. */
 int vfu_pump_flush(vfu_stream *stream, int fd);
 

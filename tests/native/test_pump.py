@@ -117,3 +117,25 @@ def test_peer_that_vanished_is_the_end_not_an_error(wire: Wire) -> None:
     wire.far.close()
     flags = wire.pump.run()
     assert flags == _core.Pump.EOF or wire.pump.run() == _core.Pump.EOF
+
+
+def with_descriptors(sock: socket.socket, count: int) -> None:
+    """So many commands, each with a descriptor, and so each by itself in the socket."""
+    for tag in range(count):
+        socket.send_fds(sock, [message(4, b"x", tag=tag)], [sock.fileno()])
+
+
+def test_messages_with_descriptors_are_answered_together(wire: Wire) -> None:
+    """A recvmsg ends behind a descriptor; what lies there already is taken in before the answers leave."""
+    with_descriptors(wire.far, 5)
+    assert wire.pump.run() == _core.Pump.READ
+    assert [tag for tag, *_ in replies(wire.far.recv(4096))] == list(range(5))
+    assert [len(fds) for *_, fds in wire.peer.commands] == [1] * 5
+
+
+def test_an_end_behind_descriptors_is_met_after_the_answers(wire: Wire) -> None:
+    with_descriptors(wire.far, 2)
+    wire.far.shutdown(socket.SHUT_WR)
+    flags = [wire.pump.run(), wire.pump.run()]
+    assert [bool(flag & _core.Pump.EOF) for flag in flags] == [False, True]
+    assert len(replies(wire.far.recv(4096))) == 2
