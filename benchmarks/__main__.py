@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire cases side by side with the bare echo."""
+"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire beside a bare echo, client memory beside plain memory."""
 
 import json
 import sys
@@ -7,36 +7,41 @@ from typing import IO
 
 import click
 
-from benchmarks.wire import CASES, Result, run
+from benchmarks import memory, wire
+from benchmarks.figure import Figure
+
+ROOMS = {"wire": wire.run, "memory": memory.run}
 
 
 @click.command(help=__doc__)
+@click.argument("rooms", nargs=-1, type=click.Choice(list(ROOMS)))
 @click.option("--rounds", default=9, show_default=True, help="How often each case is timed; the medians count.")
 @click.option("--json", "file", type=click.File("w"), help="Also write the figures to this file.")
 @click.option("--keep", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
-def main(rounds: int, file: IO[str] | None, keep: Path) -> None:
-    """Runs every case, prints the table, and exits with 1 if a target was missed."""
-    with click.progressbar(length=rounds, label="rounds", file=sys.stderr) as bar:
-        results = run(rounds, bar.update)
-    click.echo(table(results))
-    figures = [result.figures() for result in results]
+def main(rooms: tuple[str, ...], rounds: int, file: IO[str] | None, keep: Path) -> None:
+    """Runs the rooms (all, unless some are named), prints a table of each, and exits with 1 if a target was missed."""
+    results: dict[str, list[Figure]] = {}
+    for room in rooms or ROOMS:
+        with click.progressbar(length=rounds, label=room, file=sys.stderr) as bar:
+            results[room] = ROOMS[room](rounds, bar.update)
+        click.echo(table(results[room]))
+    listed = {room: [figure.as_json() for figure in figures] for room, figures in results.items()}
     keep.mkdir(parents=True, exist_ok=True)
-    (keep / "wire.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for room, figures in listed.items():
+        (keep / f"{room}.json").write_text(json.dumps(figures, indent=2) + "\n")
     if file is not None:
-        json.dump(figures, file, indent=2)
-    sys.exit(any(result.missed for result in results))
+        json.dump(listed, file, indent=2)
+    sys.exit(any(figure.missed for figures in results.values() for figure in figures))
 
 
-def table(results: list[Result]) -> str:
-    """The results for a person: nanoseconds, ratio to the echo's round trip, target."""
-    lines = [f"{'case':<44} {'ns':>8} {'ratio':>7} {'target':>7}"]
-    for result in results:
-        verdict = "" if result.case.target is None else "  MISSED" if result.missed else "  ok"
-        target = "" if result.case.target is None else f"{result.case.target:.3f}"
-        lines.append(f"{result.case.name:<44} {result.median:>8.0f} {result.ratio:>7.3f} {target:>7}{verdict}")
+def table(figures: list[Figure]) -> str:
+    """The figures for a person."""
+    lines = [f"{'what':<58} {'median':>10} {'':<5} {'target':>8}"]
+    for figure in figures:
+        verdict = "" if not figure.target else "  MISSED" if figure.missed else "  ok"
+        lines.append(f"{figure.name:<58} {figure.value:>10.3f} {figure.unit:<5} {figure.target:>8}{verdict}")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    assert CASES
     main()

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.figure import Figure
+
 CLIENT = Path(__file__).with_name("wire.c")
 READS, BATCH, BATCHES = 10000, 256, 200
 
@@ -35,25 +37,7 @@ CASES = (
 ECHO = Case("bare echo, round trip", "", None)
 
 
-@dataclass(frozen=True)
-class Result:
-    """A case's median in nanoseconds, and the ratio to the echo's median of the same run."""
-
-    case: Case
-    median: float
-    ratio: float
-
-    @property
-    def missed(self) -> bool:
-        """True if there is a target and the ratio is above it."""
-        return self.case.target is not None and self.ratio > self.case.target
-
-    def figures(self) -> dict[str, object]:
-        """For --json."""
-        return {"case": self.case.name, "ns": self.median, "ratio": self.ratio, "target": self.case.target}
-
-
-def run(rounds: int, progress: Callable[[int], None]) -> list[Result]:
+def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
     """Times every case `rounds` times, interleaved with the echo. RuntimeError if the server does not start."""
     samples: dict[Case, list[float]] = {case: [] for case in (ECHO, *CASES)}
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as folder:
@@ -64,9 +48,13 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Result]:
                 for case, value in zip(CASES, _session(client, path), strict=True):
                     samples[case].append(value)
                 progress(1)
-    echo = statistics.median(samples[ECHO])
-    medians = ((case, statistics.median(values)) for case, values in samples.items())
-    return [Result(case, median, median / echo) for case, median in medians]
+    medians = {case: statistics.median(values) for case, values in samples.items()}
+    return [figure for case, median in medians.items() for figure in _figures(case, median, median / medians[ECHO])]
+
+
+def _figures(case: Case, median: float, ratio: float) -> list[Figure]:
+    nanoseconds = Figure(case.name, median, "ns")
+    return [nanoseconds] if case is ECHO else [nanoseconds, Figure("  in echoes", ratio, "times", most=case.target)]
 
 
 def _compiled(folder: Path) -> Path:
