@@ -312,8 +312,8 @@ class Pump:
     def run(self, spin_us: int = 0) -> int:
         """One recvmsg (many messages; some more where descriptors ended it), the replies in one sendmsg.
 
-        With `spin_us` it keeps polling, without the GIL,
-        until that many microseconds have passed without a message. Returns READ | WRITE | EOF | BROKEN."""
+        With `spin_us` it keeps polling, without the GIL, until that many microseconds have passed without a message.
+        Returns READ | WRITE | EOF | BROKEN."""
     def flush(self) -> int:
         """Sends what is queued; returns as run()."""
 

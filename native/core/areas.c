@@ -94,10 +94,12 @@ static int room_for_leaf(vfu_areas *t)
 
 static int add_leaf(vfu_areas *t, size_t at)
 {
-    vfu_leaf *leaf = room_for_leaf(t) == 0 ? aligned_alloc(PAGE, sizeof(*leaf)) : NULL;
+    void *page;
+    vfu_leaf *leaf;
 
-    if (!leaf)
+    if (room_for_leaf(t) < 0 || posix_memalign(&page, PAGE, sizeof(*leaf)) != 0)
         return -ENOMEM;
+    leaf = page;
     leaf->count = 0;
     memmove(&t->leaf[at + 1], &t->leaf[at], (t->leaves - at) * sizeof(*t->leaf));
     memmove(&t->last[at + 1], &t->last[at], (t->leaves - at) * sizeof(*t->last));
