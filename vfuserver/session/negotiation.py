@@ -3,9 +3,9 @@
 The client proposes, the server repeats what it speaks of that, each key with the server's own value. Two rules come
 from QEMU (field-notes C.2): a reply longer than the request ends its start-up, and it complains about a key that it
 did not propose. So a reply holds proposed keys only, inside `capabilities`, in the order of `Capabilities`, and loses
-keys from the end of that order until it is no longer than the request was (a client that proposes a twin socket has
-room for the index which that adds). A key that is absent means its default (vfio-user specification, Version): the
-order puts those first whose loss would hurt most.
+keys until it is no longer than the request was (a client that proposes a twin socket has room for the index which that
+adds). A key that is absent means its default (vfio-user specification, Version): keys that say no more than that are
+lost first, then others, each time from the end; the order puts those first whose loss would hurt most.
 
 It must not know sessions or messages; the server and the Python client both use it.
 """
@@ -131,6 +131,9 @@ def answer(proposed: Mapping[str, Any], ours: Capabilities, room: int) -> dict[s
         room += _FD_INDEX_SIZE
     for name in [name for name, value in spoken.items() if value is True and proposed[name] is not True]:
         del spoken[name]
-    while spoken and len(version_data(spoken)) > room:
-        spoken.popitem()
+    defaults, last_first = asdict(Capabilities()), list(reversed(spoken))
+    for name in sorted(last_first, key=lambda name: bool(spoken[name] != defaults[name])):
+        if len(version_data(spoken)) <= room:
+            break
+        del spoken[name]
     return spoken
