@@ -2,13 +2,21 @@
 
 BAR0: one 8-byte register; writing a time (seconds of the epoch) asks for INTx then, reading gives the seconds since.
 BAR1: 12 KiB of memory whose first and last page may be mapped. COMMAND is never written and no BAR is ever sized.
+
+After INTx it writes 4 KiB of the client's memory and reads them back. The client answers four DMA_WRITE and four
+DMA_READ of the 1 KiB that it accepts, then looks whether the first two pages it has mapped are dirty.
 """
 
+import errno
+import random
 import time
 
-from vfuserver import Bar, Intx, KiB, PciDevice, PciIdentity, timer
+from vfuserver import Bar, DmaError, Intx, KiB, PciDevice, PciIdentity, job, timer
 
 PAGE = 4 * KiB
+PAGES = 32
+"""So many pages from IOVA 0 on the client maps at first; it unmaps the first half before it migrates the device."""
+PATTERN = random.Random(PAGE).randbytes(PAGE)
 
 
 class Sample(PciDevice):
@@ -38,3 +46,24 @@ class Sample(PciDevice):
     def alarm(self) -> None:
         """The moment has come."""
         self.intx.raise_()
+        if not self.exchange.running:
+            self.exchange.start()
+
+    @job
+    async def exchange(self) -> None:
+        """Writes the pattern over the border of the first two pages that are mapped, and compares what it reads."""
+        for border in range(PAGE, PAGES * PAGE, PAGE):
+            iova = border - PAGE // 2
+            if await self.written(iova):
+                assert await self.dma.read(iova, PAGE) == PATTERN, f"{iova:#x}+{PAGE:#x} must read as it was written"
+                return
+
+    async def written(self, iova: int) -> bool:
+        """False where not all of it is mapped; no byte has moved then."""
+        try:
+            await self.dma.write(iova, PATTERN)
+        except DmaError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            return False
+        return True
