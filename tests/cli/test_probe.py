@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import Run, Serve
 from tests.lspci import Lspci
+from tests.pci import one_of_each
 from tests.pci.decoding import check_decoded
 from vfuserver.device.loader import load
 from vfuserver.pci.lspci import render
@@ -69,10 +70,15 @@ def test_probe_config_space_is_the_device_s_own_image(run: Run, testdev: Path) -
     assert run("probe", testdev, "--config-space").stdout == expected
 
 
-def test_probe_config_space_is_decoded_by_lspci_without_a_complaint(run: Run, testdev: Path, lspci: Lspci) -> None:
-    """S2.11: what a client reads shows every capability that testdev declares, with its values."""
-    declared = load("testdev")()
-    check_decoded(lspci(run("probe", testdev, "--config-space").stdout, "-vvvnn"), declared.config.capabilities)
+@pytest.mark.parametrize("device", ["testdev", f"{one_of_each.__file__}:OneOfEach"], ids=["testdev", "one of each"])
+def test_probe_config_space_is_decoded_by_lspci_without_a_complaint(
+    run: Run, serve: Serve, lspci: Lspci, tmp_path: Path, device: str
+) -> None:
+    """S2.11: what a client reads shows every capability that the device declares, with its values."""
+    declared = load(device)()
+    with serve(device, "--socket", tmp_path / "socket"):
+        text = lspci(run("probe", tmp_path / "socket", "--config-space").stdout, "-vvvnn")
+    check_decoded(text, declared.config.capabilities)
     declared.close()
 
 

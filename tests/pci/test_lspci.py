@@ -12,6 +12,7 @@ from tests.contract.test_capabilities import VARIANTS, space_with
 from tests.lspci import Lspci
 from tests.pci.conftest import Events
 from tests.pci.decoding import check_decoded, said_of
+from tests.pci.one_of_each import OneOfEach, typical
 from vfuserver import PciDevice, load
 from vfuserver.pci import AnyCapability, BarLayout, Capability, ConfigSpace, Field, registered
 from vfuserver.pci.caps.advanced_error_reporting import AdvancedErrorReporting, UncorrectableError
@@ -28,11 +29,6 @@ def testdev() -> Iterator[PciDevice]:
     made = load("testdev")()
     yield made
     made.close()
-
-
-def typical() -> list[AnyCapability]:
-    """One of each capability: its second layout, which is neither empty nor the longest."""
-    return [list(declared.variants())[:2][-1] for declared in registered()]
 
 
 def test_render_first_lines_are_lspci_s(make: Make) -> None:
@@ -73,11 +69,12 @@ def test_lspci_decodes_every_layout_of_every_capability(variant: AnyCapability, 
     check_decoded(lspci(render(config.image), "-vvvnn"), config.capabilities)
 
 
-def test_lspci_decodes_a_function_with_one_of_each(make: Make, lspci: Lspci) -> None:
+def test_lspci_decodes_a_device_with_one_of_each(lspci: Lspci) -> None:
     """S2.8, S2.11: both lists as long as they can be, without a complaint."""
-    config = make(*typical(), bars=[BarLayout(index, 1 << 20) for index in range(6)])
-    assert len(config.capabilities) == len(registered())
-    check_decoded(lspci(render(config.image), "-vvvnn"), config.capabilities)
+    device = OneOfEach()
+    assert len(device.config.capabilities) == len(registered())
+    check_decoded(lspci(render(device.config.image), "-vvvnn"), device.config.capabilities)
+    device.close()
 
 
 def test_lspci_decodes_a_conventional_device(make: Make, lspci: Lspci) -> None:
