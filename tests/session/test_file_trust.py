@@ -163,6 +163,15 @@ async def test_client_that_is_not_qemu_is_believed(device: LittleDevice, memfd: 
     wire.close()
 
 
+async def test_everything_can_be_reached_by_messages(device: LittleDevice, memfd: int) -> None:
+    wire = Wire(device, SessionOptions(quirks={"private-memory": "messages"}))
+    wire.negotiate(version_data({"max_data_xfer_size": 1 << 20}))
+    map_(wire, 0x10000, PAGE, fds=(memfd,))
+    seen = bytearray(b"told".ljust(PAGE))
+    assert await served(wire, seen, wire.session.connection.memory.read(0x10000, 4)) == (b"told", [READ.number])
+    wire.close()
+
+
 async def test_a_file_can_be_believed_by_configuration(device: LittleDevice, memfd: int) -> None:
     wire = suspicious(device, memfd, "trust")
     assert wire.session.connection.memory.read_now(0x10000, 4) == bytes(4)

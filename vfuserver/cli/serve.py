@@ -61,7 +61,7 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     metavar="NAME=VALUE",
     callback=lambda _context, _parameter, given: pairs(given) or None,
     help="Suit a peculiar client: message-dma=auto|spec|old, region-errors=reply|all-ones, sparse-mmap-fds=agreed|16, "
-    "private-memory=auto|compare|trust.",
+    "private-memory=auto|compare|trust|messages.",
 )
 @click.pass_obj
 def command(

@@ -28,10 +28,12 @@ class FileTrust:
         self._pid = pid if quirk == "auto" else None
         self._log = log
         self._looked_at: set[int] = set()
+        if quirk == "messages":
+            ioas.new_files = _core.REFUSED
 
     def doubt(self) -> None:
-        """From now on a file must be proven, unless the quirk is trust. Before the first one is mapped."""
-        if self._quirk != "trust":
+        """From now on a file must be proven, unless the quirk says what it is. Before the first one is mapped."""
+        if self._quirk in ("auto", "compare"):
             self._ioas.new_files = _core.UNPROVEN
 
     def look(self) -> bool:

@@ -61,6 +61,7 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
             "auto": "of a client that looks like QEMU, ask its /proc/PID/maps, then compare transfers with messages",
             "compare": "the same without asking /proc",
             "trust": "what a descriptor leads to is what the client sees",
+            "messages": "whatever client it is, reach all its memory by messages",
         },
         default="auto",
         reason="QEMU passes the descriptor of a memory-backend-file without share=on, which its guest never looks at",
