@@ -136,8 +136,9 @@ static Listed *list_areas(vfu_ioas *ioas, size_t *count)
     *count = ioas->areas.count;
     listed = malloc((*count + 1) * sizeof(*listed));
     for (size_t i = 0; listed && i < *count; i++, place = vfu_areas_next(&ioas->areas, place)) {
-        const vfu_area *a = vfu_areas_at(&ioas->areas, place);
-        listed[i] = (Listed){.area = *a};
+        vfu_area *a = &listed[i].area;
+        listed[i] = (Listed){0};
+        vfu_areas_at(&ioas->areas, place, a);
         if (a->use) {
             listed[i].source = a->use->source->id;
             listed[i].access = a->use->trust == VFU_REFUSED ? VFU_ACCESS_MESSAGES : (int)a->use->source->access;

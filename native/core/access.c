@@ -10,37 +10,37 @@ enum {
 
 /* -- what an access touches ----------------------------------------------------------------------------------------- */
 
-/* The area that holds `iova`, or NULL. */
-static const vfu_area *area_at(const vfu_ioas *ioas, uint64_t iova)
+/* The area that holds `iova`; false: none. */
+static bool area_at(const vfu_ioas *ioas, uint64_t iova, vfu_area *area)
 {
-    const vfu_area *a = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, iova));
-
-    return a && a->iova <= iova ? a : NULL;
+    return vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, iova), area) && area->iova <= iova;
 }
 
 int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *e)
 {
-    const vfu_area *a = area_at(ioas, iova);
     uint64_t into, room;
+    vfu_source *source;
+    vfu_area a;
 
-    if (!a)
+    if (!area_at(ioas, iova, &a))
         return -EFAULT;
-    if ((a->prot & prot) != prot)
+    if ((a.prot & prot) != prot)
         return -EPERM;
-    into = iova - a->iova;
-    room = a->size - into;
+    into = iova - a.iova;
+    room = a.size - into;
     *e = (vfu_extent){.iova = iova, .length = length < room ? length : room};
-    if (!a->use)
+    if (!a.use)
         return 0;
-    if (vfu_source_dead(a->use->source))
+    source = a.use->source;
+    if (vfu_source_dead(source))
         return -EFAULT;
-    if (a->use->trust == VFU_REFUSED)
+    if (a.use->trust == VFU_REFUSED)
         return 0;
-    e->access = a->use->source->access;
-    e->unproven = a->use->trust == VFU_UNPROVEN;
-    e->source = a->use->source;
-    e->offset = a->offset + into;
-    e->address = a->address ? a->address + into : NULL;
+    e->access = source->access;
+    e->unproven = a.use->trust == VFU_UNPROVEN;
+    e->source = source;
+    e->offset = a.offset + into;
+    e->address = source->base ? source->base + (e->offset - source->start) : NULL;
     return 0;
 }
 

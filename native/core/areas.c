@@ -6,13 +6,10 @@
 
 enum {
     FIRST_LEAVES = 4,
-    KEYS_OF_A_LINE = 8,
-    PAGE = 4096,
-    HEAP_HEADER = 16, /* so that leaves can lie side by side, a page each */
+    LINE = 64, /* bytes */
+    KEYS_OF_A_LINE = LINE / sizeof(uint64_t),
     MERGE_BELOW = VFU_LEAF / 2, /* two leaves of together no more than this become one */
 };
-
-_Static_assert(sizeof(vfu_leaf) <= PAGE - HEAP_HEADER, "a leaf and the heap's header fit into a page");
 
 void vfu_areas_free(vfu_areas *t)
 {
@@ -53,11 +50,6 @@ vfu_place vfu_areas_reaching(const vfu_areas *t, uint64_t iova)
     return place;
 }
 
-vfu_area *vfu_areas_at(const vfu_areas *t, vfu_place place)
-{
-    return place.leaf < t->leaves ? &t->leaf[place.leaf]->area[place.index] : NULL;
-}
-
 vfu_place vfu_areas_next(const vfu_areas *t, vfu_place place)
 {
     if (++place.index < t->leaf[place.leaf]->count)
@@ -94,12 +86,12 @@ static int room_for_leaf(vfu_areas *t)
 
 static int add_leaf(vfu_areas *t, size_t at)
 {
-    void *page;
+    void *lines;
     vfu_leaf *leaf;
 
-    if (room_for_leaf(t) < 0 || posix_memalign(&page, PAGE, sizeof(*leaf)) != 0)
+    if (room_for_leaf(t) < 0 || posix_memalign(&lines, LINE, sizeof(*leaf)) != 0)
         return -ENOMEM;
-    leaf = page;
+    leaf = lines;
     leaf->count = 0;
     memmove(&t->leaf[at + 1], &t->leaf[at], (t->leaves - at) * sizeof(*t->leaf));
     memmove(&t->last[at + 1], &t->last[at], (t->leaves - at) * sizeof(*t->last));
@@ -170,7 +162,7 @@ int vfu_areas_insert(vfu_areas *t, vfu_place place, const vfu_area *area)
         return -ENOMEM;
     leaf = t->leaf[place.leaf];
     move(leaf, place.index + 1, leaf, place.index, leaf->count - place.index);
-    leaf->area[place.index] = *area;
+    leaf->area[place.index] = (vfu_kept_area){area->iova, area->offset, (uintptr_t)area->use | (area->prot & VFU_PROT_BITS)};
     leaf->last[place.index] = vfu_last(area->iova, area->size);
     leaf->count++;
     t->count++;

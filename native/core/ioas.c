@@ -122,11 +122,10 @@ static int room(const vfu_ioas *ioas, uint64_t iova, uint64_t size)
 /* Where an area goes that starts at `iova`; -EEXIST if something lies there already. */
 static int place_for(const vfu_ioas *ioas, uint64_t iova, uint64_t size, vfu_place *place)
 {
-    const vfu_area *at;
+    vfu_area at;
 
     *place = vfu_areas_reaching(&ioas->areas, iova);
-    at = vfu_areas_at(&ioas->areas, *place);
-    return at && at->iova <= vfu_last(iova, size) ? -EEXIST : 0;
+    return vfu_areas_at(&ioas->areas, *place, &at) && at.iova <= vfu_last(iova, size) ? -EEXIST : 0;
 }
 
 static void forget_source(vfu_ioas *ioas, const vfu_area *area)
@@ -148,7 +147,6 @@ static int insert(vfu_ioas *ioas, vfu_place place, vfu_area area, vfu_source *so
         if (!area.use)
             return -ENOMEM;
         area.use->areas++;
-        area.address = source->base ? source->base + (area.offset - source->start) : NULL;
         ioas->files += source->access == VFU_ACCESS_FILE;
     }
     error = vfu_areas_insert(&ioas->areas, place, &area);
@@ -190,15 +188,14 @@ int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, in
 static int check_shared(const vfu_ioas *ioas, uint64_t from, uint64_t last, uint32_t prot)
 {
     vfu_place place = vfu_areas_reaching(&ioas->areas, from);
-    const vfu_area *a;
+    vfu_area a;
 
-    for (uint64_t at = from;; at += a->size, place = vfu_areas_next(&ioas->areas, place)) {
-        a = vfu_areas_at(&ioas->areas, place);
-        if (!a || a->iova != at || vfu_last(a->iova, a->size) > last)
+    for (uint64_t at = from;; at += a.size, place = vfu_areas_next(&ioas->areas, place)) {
+        if (!vfu_areas_at(&ioas->areas, place, &a) || a.iova != at || vfu_last(a.iova, a.size) > last)
             return -ENOENT;
-        if ((a->prot & prot) != prot)
+        if ((a.prot & prot) != prot)
             return -EPERM;
-        if (vfu_last(a->iova, a->size) == last)
+        if (vfu_last(a.iova, a.size) == last)
             return 0;
     }
 }
@@ -225,13 +222,13 @@ static int share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with, u
     uint64_t last = vfu_last(from, size);
     int error = check_shared(ioas, from, last, prot);
     uint64_t done = 0;
+    vfu_area a = {0};
 
     while (!error && done < size) {
-        const vfu_area *a = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, from + done));
-        uint64_t part = a->size; /* with the same space on both sides, `a` moves when an area is added */
-        error = share_one(with, a, to + done, prot);
+        vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, from + done), &a);
+        error = share_one(with, &a, to + done, prot);
         if (!error)
-            done += part;
+            done += a.size;
     }
     if (error && done)
         remove_inside(with, to, vfu_last(to, done));
@@ -260,11 +257,11 @@ int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with,
 static long remove_inside(vfu_ioas *ioas, uint64_t iova, uint64_t last)
 {
     vfu_place first = vfu_areas_reaching(&ioas->areas, iova), place = first;
-    const vfu_area *a;
     size_t count = 0;
+    vfu_area a;
 
-    for (; (a = vfu_areas_at(&ioas->areas, place)) && a->iova <= last; place = vfu_areas_next(&ioas->areas, place)) {
-        if (a->iova < iova || vfu_last(a->iova, a->size) > last)
+    for (; vfu_areas_at(&ioas->areas, place, &a) && a.iova <= last; place = vfu_areas_next(&ioas->areas, place)) {
+        if (a.iova < iova || vfu_last(a.iova, a.size) > last)
             return -ENOENT;
         count++;
     }
@@ -272,9 +269,9 @@ static long remove_inside(vfu_ioas *ioas, uint64_t iova, uint64_t last)
         return -ENOENT;
     place = first;
     for (size_t i = 0; i < count; i++, place = vfu_areas_next(&ioas->areas, place)) {
-        a = vfu_areas_at(&ioas->areas, place);
-        ioas->bytes -= a->size;
-        forget_source(ioas, a);
+        vfu_areas_at(&ioas->areas, place, &a);
+        ioas->bytes -= a.size;
+        forget_source(ioas, &a);
     }
     vfu_areas_remove(&ioas->areas, first, count);
     vfu_pins_detach(ioas, iova, last);

@@ -21,11 +21,11 @@ static bool align(uint64_t *iova, uint64_t alignment)
 /* The last byte of what stands in the way of [iova, last], if anything does. */
 static bool in_the_way(const vfu_ioas *ioas, uint64_t iova, uint64_t last, uint64_t *end)
 {
-    const vfu_area *area = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, iova));
     size_t at = vfu_spans_reaching(ioas->reserved, ioas->reserveds, iova);
+    vfu_area area;
 
-    if (area && area->iova <= last) {
-        *end = vfu_last(area->iova, area->size);
+    if (vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, iova), &area) && area.iova <= last) {
+        *end = vfu_last(area.iova, area.size);
         return true;
     }
     if (at < ioas->reserveds && ioas->reserved[at].iova <= last) {
@@ -70,9 +70,10 @@ int vfu_ioas_hole(vfu_ioas *ioas, uint64_t size, uint64_t alignment, uint64_t *i
 static bool area_outside(const vfu_ioas *ioas, const vfu_span *allowed, size_t count)
 {
     vfu_place place = {0};
+    vfu_area a;
 
-    for (const vfu_area *a; (a = vfu_areas_at(&ioas->areas, place)); place = vfu_areas_next(&ioas->areas, place))
-        if (count && !vfu_spans_cover(allowed, count, a->iova, vfu_last(a->iova, a->size)))
+    for (; vfu_areas_at(&ioas->areas, place, &a); place = vfu_areas_next(&ioas->areas, place))
+        if (count && !vfu_spans_cover(allowed, count, a.iova, vfu_last(a.iova, a.size)))
             return true;
     return false;
 }
@@ -80,8 +81,9 @@ static bool area_outside(const vfu_ioas *ioas, const vfu_span *allowed, size_t c
 static bool area_inside(const vfu_ioas *ioas, const vfu_span *reserved, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        const vfu_area *a = vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, reserved[i].iova));
-        if (a && a->iova <= reserved[i].last)
+        vfu_area a;
+        if (vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, reserved[i].iova), &a) &&
+            a.iova <= reserved[i].last)
             return true;
     }
     return false;
