@@ -197,24 +197,24 @@ PyObject *ioas_read_into(IoasObject *self, PyObject *args)
     return move_buffer(self, iova, &buffer, read_proven, "cannot read");
 }
 
-PyObject *ioas_write(IoasObject *self, PyObject *args)
+static PyObject *write_buffer(IoasObject *self, PyObject *args, Move *move)
 {
     unsigned long long iova;
     Py_buffer buffer;
 
     if (!PyArg_ParseTuple(args, "O&y*:write", take_u64, &iova, &buffer))
         return NULL;
-    return move_buffer(self, iova, &buffer, write_proven, "cannot write");
+    return move_buffer(self, iova, &buffer, move, "cannot write");
+}
+
+PyObject *ioas_write(IoasObject *self, PyObject *args)
+{
+    return write_buffer(self, args, write_proven);
 }
 
 PyObject *ioas_write_unproven(IoasObject *self, PyObject *args)
 {
-    unsigned long long iova;
-    Py_buffer buffer;
-
-    if (!PyArg_ParseTuple(args, "O&y*:write_unproven", take_u64, &iova, &buffer))
-        return NULL;
-    return move_buffer(self, iova, &buffer, write_any, "cannot write");
+    return write_buffer(self, args, write_any);
 }
 
 PyObject *ioas_copy(IoasObject *self, PyObject *args)

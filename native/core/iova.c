@@ -67,27 +67,8 @@ int vfu_ioas_hole(vfu_ioas *ioas, uint64_t size, uint64_t alignment, uint64_t *i
     return found ? 0 : -ENOSPC;
 }
 
-static bool area_outside(const vfu_ioas *ioas, const vfu_span *allowed, size_t count)
-{
-    vfu_place place = {0};
-    vfu_area a;
-
-    for (; vfu_areas_at(&ioas->areas, place, &a); place = vfu_areas_next(&ioas->areas, place))
-        if (count && !vfu_spans_cover(allowed, count, a.iova, vfu_last(a.iova, a.size)))
-            return true;
-    return false;
-}
-
-static bool area_inside(const vfu_ioas *ioas, const vfu_span *reserved, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        vfu_area a;
-        if (vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, reserved[i].iova), &a) &&
-            a.iova <= reserved[i].last)
-            return true;
-    }
-    return false;
-}
+/* What a new list would make impossible: areas or spans that stand where they could not any more. */
+typedef bool Conflicts(const vfu_ioas *ioas, const vfu_span *span, size_t count);
 
 static bool cross(const vfu_span *allowed, size_t alloweds, const vfu_span *reserved, size_t reserveds)
 {
@@ -97,7 +78,30 @@ static bool cross(const vfu_span *allowed, size_t alloweds, const vfu_span *rese
     return false;
 }
 
-int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans)
+static bool disallows(const vfu_ioas *ioas, const vfu_span *allowed, size_t count)
+{
+    vfu_place place = {0};
+    vfu_area a;
+
+    for (; count && vfu_areas_at(&ioas->areas, place, &a); place = vfu_areas_next(&ioas->areas, place))
+        if (!vfu_spans_cover(allowed, count, a.iova, vfu_last(a.iova, a.size)))
+            return true;
+    return cross(allowed, count, ioas->reserved, ioas->reserveds);
+}
+
+static bool takes(const vfu_ioas *ioas, const vfu_span *reserved, size_t count)
+{
+    vfu_area a;
+
+    for (size_t i = 0; i < count; i++)
+        if (vfu_areas_at(&ioas->areas, vfu_areas_reaching(&ioas->areas, reserved[i].iova), &a) &&
+            a.iova <= reserved[i].last)
+            return true;
+    return cross(ioas->allowed, ioas->alloweds, reserved, count);
+}
+
+static int replace(vfu_ioas *ioas, vfu_span **list, size_t *count, Conflicts *conflicts, const vfu_span *span,
+                   size_t spans)
 {
     int error;
     vfu_span *sorted = vfu_spans_sorted(span, spans, &error), *old = sorted;
@@ -105,34 +109,24 @@ int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans)
     if (error)
         return error;
     pthread_rwlock_wrlock(&ioas->lock);
-    if (area_outside(ioas, sorted, spans) || cross(sorted, spans, ioas->reserved, ioas->reserveds)) {
+    if (conflicts(ioas, sorted, spans)) {
         error = -EADDRINUSE;
     } else {
-        old = ioas->allowed;
-        ioas->allowed = sorted;
-        ioas->alloweds = spans;
+        old = *list;
+        *list = sorted;
+        *count = spans;
     }
     pthread_rwlock_unlock(&ioas->lock);
     free(old);
     return error;
 }
 
+int vfu_ioas_allow(vfu_ioas *ioas, const vfu_span *span, size_t spans)
+{
+    return replace(ioas, &ioas->allowed, &ioas->alloweds, disallows, span, spans);
+}
+
 int vfu_ioas_reserve(vfu_ioas *ioas, const vfu_span *span, size_t spans)
 {
-    int error;
-    vfu_span *sorted = vfu_spans_sorted(span, spans, &error), *old = sorted;
-
-    if (error)
-        return error;
-    pthread_rwlock_wrlock(&ioas->lock);
-    if (area_inside(ioas, sorted, spans) || cross(ioas->allowed, ioas->alloweds, sorted, spans)) {
-        error = -EADDRINUSE;
-    } else {
-        old = ioas->reserved;
-        ioas->reserved = sorted;
-        ioas->reserveds = spans;
-    }
-    pthread_rwlock_unlock(&ioas->lock);
-    free(old);
-    return error;
+    return replace(ioas, &ioas->reserved, &ioas->reserveds, takes, span, spans);
 }
