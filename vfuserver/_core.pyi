@@ -165,8 +165,9 @@ class Ioas:
         are until revoke()."""
     def clear(self) -> int:
         """Removes every area and revokes every view; how many areas there were."""
-    def areas(self) -> list[tuple[int, int, int, int, int, int]]:
-        """(iova, size, prot, ACCESS_*, source id or 0, offset in the source) in order of iova."""
+    def areas(self, iova: int = 0, most: int = ..., /) -> list[tuple[int, int, int, int, int, int]]:
+        """(iova, size, prot, ACCESS_*, source id or 0, offset in the source) in order of iova: those that have a byte
+        at or after `iova`, the first `most` of them, which default to all."""
     def allow(self, spans: Iterable[tuple[int, int]]) -> None:
         """The IOVAs (first, last) that may be mapped; none: all. CommandError: EINVAL (first >= last, overlap),
         EADDRINUSE (an area lies outside, or a reserved span inside)."""
@@ -174,8 +175,8 @@ class Ioas:
         """IOVAs (first, last) that must not be mapped. CommandError as allow()."""
     def trust(self, source: int, trust: int) -> None:
         """What is known about a file from now on. CommandError(ENOENT): it has no area here."""
-    def files(self) -> list[tuple[int, int, int]]:
-        """(source id, areas, trust) of every file in use."""
+    def files(self, most: int = ..., /) -> list[tuple[int, int, int]]:
+        """(source id, areas, trust) of every file in use, or of `most` of them."""
     def log(self, spans: Iterable[tuple[int, int]]) -> None:
         """Logs writes inside (first, last) spans, or all. CommandError: EALREADY, EINVAL (first >= last, overlap)."""
     def log_stop(self) -> None:
@@ -232,8 +233,8 @@ class Source(TypedDict):
     users: int
     dead: bool
 
-def sources() -> list[Source]:
-    """Every page source of the process."""
+def sources(most: int = ..., /) -> list[Source]:
+    """Every page source of the process, or `most` of them."""
 
 # -- eventfds -----------------------------------------------------------------------------------------------------
 

@@ -126,35 +126,46 @@ typedef struct {
     int access;
 } Listed;
 
-/* A copy of all areas: Python must not allocate under the lock, a collection may run a finaliser that unmaps. */
-static Listed *list_areas(vfu_ioas *ioas, size_t *count)
+/* A copy of areas, `most` at most: Python must not allocate under the lock, a collection may run a finaliser that
+ * unmaps. */
+static Listed *list_areas(vfu_ioas *ioas, uint64_t iova, size_t most, size_t *count)
 {
-    vfu_place place = {0};
+    vfu_place place;
     Listed *listed;
+    size_t i = 0;
 
     pthread_rwlock_rdlock(&ioas->lock);
-    *count = ioas->areas.count;
-    listed = malloc((*count + 1) * sizeof(*listed));
-    for (size_t i = 0; listed && i < *count; i++, place = vfu_areas_next(&ioas->areas, place)) {
+    if (most > ioas->areas.count)
+        most = ioas->areas.count;
+    place = vfu_areas_reaching(&ioas->areas, iova);
+    listed = malloc((most + 1) * sizeof(*listed));
+    for (; listed && i < most; i++, place = vfu_areas_next(&ioas->areas, place)) {
         vfu_area *a = &listed[i].area;
         listed[i] = (Listed){0};
-        vfu_areas_at(&ioas->areas, place, a);
+        if (!vfu_areas_at(&ioas->areas, place, a))
+            break;
         if (a->use) {
             listed[i].source = a->use->source->id;
             listed[i].access = a->use->trust == VFU_REFUSED ? VFU_ACCESS_MESSAGES : (int)a->use->source->access;
         }
     }
     pthread_rwlock_unlock(&ioas->lock);
+    *count = i;
     return listed;
 }
 
-static PyObject *ioas_areas(IoasObject *self, PyObject *unused)
+static PyObject *ioas_areas(IoasObject *self, PyObject *args)
 {
-    PyObject *list = PyList_New(0);
+    Py_ssize_t most = PY_SSIZE_T_MAX;
+    unsigned long long iova = 0;
+    PyObject *list;
+    Listed *listed;
     size_t count;
-    Listed *listed = list ? list_areas(&self->ioas, &count) : NULL;
 
-    (void)unused;
+    if (!PyArg_ParseTuple(args, "|Kn:areas", &iova, &most))
+        return NULL;
+    list = PyList_New(0);
+    listed = list ? list_areas(&self->ioas, iova, most < 0 ? 0 : (size_t)most, &count) : NULL;
     if (list && !listed) {
         Py_CLEAR(list);
         PyErr_NoMemory();
@@ -240,16 +251,19 @@ static PyObject *ioas_trust(IoasObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *ioas_files(IoasObject *self, PyObject *unused)
+static PyObject *ioas_files(IoasObject *self, PyObject *args)
 {
-    PyObject *list = PyList_New(0);
+    Py_ssize_t most = PY_SSIZE_T_MAX;
+    PyObject *list;
 
-    (void)unused;
-    for (size_t i = 0;; i++) { /* one at a time, as list_areas says why */
+    if (!PyArg_ParseTuple(args, "|n:files", &most))
+        return NULL;
+    list = PyList_New(0);
+    for (Py_ssize_t i = 0;; i++) { /* one at a time, as list_areas says why */
         unsigned long long id = 0;
         vfu_use use = {0};
         pthread_rwlock_rdlock(&self->ioas.lock);
-        bool more = i < self->ioas.uses;
+        bool more = i < most && (size_t)i < self->ioas.uses;
         if (more) {
             use = *self->ioas.use[i];
             id = use.source->id;
@@ -384,11 +398,11 @@ static PyMethodDef methods[] = {
     {"share", (PyCFunction)ioas_share, METH_VARARGS, "share(iova, size, other, other_iova, prot)"},
     {"unmap", (PyCFunction)ioas_unmap, METH_VARARGS, "unmap(iova, size): removes every area wholly inside."},
     {"clear", (PyCFunction)ioas_clear, METH_NOARGS, "Removes every area and view; how many areas there were."},
-    {"areas", (PyCFunction)ioas_areas, METH_NOARGS, "(iova, size, prot, access, source, offset), in order."},
+    {"areas", (PyCFunction)ioas_areas, METH_VARARGS, "areas(iova=0, most=all) -> areas in order"},
     {"allow", (PyCFunction)ioas_allow, METH_O, "allow(spans): the IOVAs that may be mapped."},
     {"reserve", (PyCFunction)ioas_reserve, METH_O, "reserve(spans): IOVAs that must not be mapped."},
     {"trust", (PyCFunction)ioas_trust, METH_VARARGS, "trust(source, trust): what is known about a file."},
-    {"files", (PyCFunction)ioas_files, METH_NOARGS, "(source, areas, trust) of every file in use."},
+    {"files", (PyCFunction)ioas_files, METH_VARARGS, "files(most=all): (source, areas, trust) of files in use."},
     {"log", (PyCFunction)ioas_log, METH_O, "log(spans): from now on writes are logged."},
     {"log_stop", (PyCFunction)ioas_log_stop, METH_NOARGS, "No more."},
     {"report", (PyCFunction)ioas_report, METH_VARARGS, "report(iova, pages, shift) -> bitmap"},

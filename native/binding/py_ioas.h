@@ -38,7 +38,7 @@ int take_u64(PyObject *object, void *value);
  * EPERM (bus mastering is off) or EBUSY (the device is stopped) raised. */
 bool bus_master(IoasObject *self, uint64_t iova, uint64_t length);
 
-PyObject *core_sources(PyObject *module, PyObject *unused);
+PyObject *core_sources(PyObject *module, PyObject *args);
 
 extern PyTypeObject PinType;
 

@@ -5,7 +5,7 @@
 
 typedef struct {
     vfu_source *copy;
-    size_t count, room;
+    size_t count, room, most;
 } Listing;
 
 /* The registry's lock is held: nothing of Python may run. */
@@ -13,6 +13,8 @@ static bool add_copy(void *argument, const vfu_source *source)
 {
     Listing *l = argument;
 
+    if (l->count == l->most)
+        return false;
     if (l->count == l->room) {
         size_t room = l->room ? 2 * l->room : 16;
         vfu_source *copy = realloc(l->copy, room * sizeof(*copy));
@@ -33,13 +35,17 @@ static PyObject *describe(const vfu_source *s)
                          s->dead ? Py_True : Py_False);
 }
 
-PyObject *core_sources(PyObject *module, PyObject *unused)
+PyObject *core_sources(PyObject *module, PyObject *args)
 {
-    PyObject *list = PyList_New(0);
+    Py_ssize_t most = PY_SSIZE_T_MAX;
     Listing l = {0};
+    PyObject *list;
 
     (void)module;
-    (void)unused;
+    if (!PyArg_ParseTuple(args, "|n:sources", &most))
+        return NULL;
+    list = PyList_New(0);
+    l.most = most < 0 ? 0 : (size_t)most;
     vfu_sources(add_copy, &l);
     for (size_t i = 0; list && i < l.count; i++) {
         PyObject *item = describe(&l.copy[i]);

@@ -107,7 +107,7 @@ def test_the_dump_tells_areas_sources_views_and_the_log(context: Context, memory
         dump = context.dump()
     (shown,) = dump["spaces"]
     assert (shown["id"], shown["name"], shown["pins"]) == (space, "testdev#1", 1)
-    assert shown["bytes"] == 17 * PAGE
+    assert (shown["count"], shown["bytes"]) == (11, 17 * PAGE)
     assert shown["dirty"] == {"logging": True, "unreported": 0}
     areas = {area["iova"]: area for area in shown["areas"]}
     assert [areas[iova]["access"] for iova in (MAPPED, BY_FILE, REMOTE)] == ["mapped", "file", "messages"]
@@ -117,6 +117,24 @@ def test_the_dump_tells_areas_sources_views_and_the_log(context: Context, memory
     assert dump["accesses"] == [{"id": access, "name": "testdev", "ioas": space, "views": [view]}]
     assert {source["id"] for source in dump["sources"]} == {source["id"] for source in _core.sources()}
     assert dump["sources"][0].keys() == {
-        *("id", "device", "inode", "readable", "writable", "access", "bytes", "users", "dead")
+        *("id", "device", "inode", "readable", "writable", "access", "bytes", "users", "dead", "views")
     }
+    assert sum(source["views"] for source in dump["sources"]) == 1
     assert json.loads(json.dumps(dump)) == dump
+
+
+def test_a_dump_has_as_many_entries_as_asked_for_and_areas_come_in_pieces(
+    context: Context, memory: LocalMemory
+) -> None:
+    """S4.26."""
+    space = context.add_ioas(memory.ioas, "testdev#1")
+    context.add_access(memory, space)
+    with memory.pin(MAPPED, 8, True), memory.pin(MAPPED + 8, 8, False):
+        dump = context.dump(1)
+    (shown,) = dump["spaces"]
+    assert (len(shown["areas"]), len(shown["files"]), len(dump["sources"])) == (1, 1, 1)
+    assert len(dump["accesses"][0]["views"]) == 1
+    assert (shown["count"], shown["pins"]) == (10, 2)
+    whole = context.dump()["spaces"][0]["areas"]
+    assert [context.areas(space, area["iova"], 1) for area in whole] == [[area] for area in whole]
+    assert refusal(lambda: context.areas(space + 1, 0, 1)) == errno.ENOENT

@@ -85,6 +85,23 @@ def check(ioas: _core.Ioas, present: set[int]) -> None:
                 ioas.plan(iova, 1, BOTH)
 
 
+def test_areas_are_listed_in_pieces() -> None:
+    """S4.26: whoever looks at many areas takes a few at a time, from an IOVA inside one on."""
+    ioas = _core.Ioas()
+    assert ioas.areas(0, 7) == []
+    for number in range(1000):
+        ioas.map((2 * number + 1) * PAGE, PAGE, BOTH)
+    everything, iova = ioas.areas(), 0
+    pieces: list[tuple[int, ...]] = []
+    while piece := ioas.areas(iova, 7):
+        assert len(piece) == min(7, len(everything) - len(pieces))
+        pieces += piece
+        iova = piece[-1][0] + PAGE
+    assert pieces == everything
+    assert ioas.areas(3 * PAGE + 17, 1) == [everything[1]]
+    assert (ioas.areas(0, 0), ioas.areas(0, -1)) == ([], [])
+
+
 @pytest.mark.parametrize("out", ORDERS)
 @pytest.mark.parametrize("into", ORDERS)
 def test_every_order_in_and_out(into: str, out: str) -> None:

@@ -8,6 +8,8 @@ It must not know sessions or devices: whoever makes a space gives it here with a
 """
 
 import errno
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
@@ -21,6 +23,8 @@ from vfuserver.iommu.area import AreaAccess
 from vfuserver.iommu.views import View
 
 TRUST: Final = {_core.TRUSTED: "trusted", _core.UNPROVEN: "unproven", _core.REFUSED: "refused"}
+AREAS_OF_A_VIEW: Final = 16
+"""Areas of one view whose sources a dump looks for."""
 
 
 class Kind(StrEnum):
@@ -94,20 +98,34 @@ class Context:
             for number in [number for number in self._objects if number not in used]:
                 self.destroy(self._objects[number].kind, number)
 
-    def dump(self) -> dict[str, list[dict[str, Any]]]:
-        """Everything as plain data, by ascending id: spaces, accesses, and the process's page sources (S4.26)."""
+    def dump(self, most: int = sys.maxsize) -> dict[str, list[dict[str, Any]]]:
+        """Everything as plain data, by ascending id: spaces, accesses, and the process's page sources (S4.26).
+
+        Of what clients make as many of as they like (areas, files, views, sources) each list has `most` entries at
+        most; a space has the numbers of its areas and views besides, and a source that of its views, of those listed.
+        """
         objects = [(number, entry.name, entry) for number, entry in sorted(self._objects.items())]
+        accesses = [(number, name, one, one.thing) for number, name, one in objects if isinstance(one.thing, Access)]
+        views = Counter(
+            source for *_, access in accesses for view in access.views.live[:most] for source in _behind(view, access)
+        )
+        sources = sorted(_core.sources(most), key=lambda source: source["id"])
         return {
             "spaces": [
-                _space(number, name, entry.thing) for number, name, entry in objects if isinstance(entry.thing, Ioas)
+                _space(number, name, entry.thing, most)
+                for number, name, entry in objects
+                if isinstance(entry.thing, Ioas)
             ],
             "accesses": [
-                {"id": number, "name": name, "ioas": entry.uses, "views": list(map(_view, entry.thing.views.live))}
-                for number, name, entry in objects
-                if isinstance(entry.thing, Access)
+                {"id": number, "name": name, "ioas": one.uses, "views": list(map(_view, access.views.live[:most]))}
+                for number, name, one, access in accesses
             ],
-            "sources": [_source(source) for source in sorted(_core.sources(), key=lambda source: source["id"])],
+            "sources": [{**_source(source), "views": views[source["id"]]} for source in sources],
         }
+
+    def areas(self, number: int, iova: int, most: int) -> list[dict[str, Any]]:
+        """The first `most` areas of a space that have a byte at or after `iova`. CommandError(ENOENT): no such id."""
+        return list(map(_area, self.ioas(number).areas(iova, most)))
 
     def _add(self, entry: _Object) -> int:
         number = next(self._ids)
@@ -139,16 +157,28 @@ def _way(access: int) -> str:
     return (AreaAccess(access).name or "messages").lower()
 
 
-def _space(number: int, name: str, ioas: Ioas) -> dict[str, Any]:
+def _behind(view: View, access: Access) -> set[int]:
+    """The sources that a view shows, as far as its first areas tell."""
+    last = view.iova + view.length - 1
+    areas = access.ioas.areas(view.iova, AREAS_OF_A_VIEW)
+    return {source for iova, _, _, _, source, _ in areas if source and iova <= last}
+
+
+def _area(area: tuple[int, int, int, int, int, int]) -> dict[str, Any]:
+    iova, size, prot, way, source, offset = area
+    return {"iova": iova, "size": size, **_permissions(prot), "access": _way(way), "source": source, "offset": offset}
+
+
+def _space(number: int, name: str, ioas: Ioas, most: int) -> dict[str, Any]:
     return {
         "id": number,
         "name": name,
+        "count": ioas.count,
         "bytes": ioas.mapped,
-        "areas": [
-            {"iova": iova, "size": size, **_permissions(prot), "access": _way(way), "source": source, "offset": offset}
-            for iova, size, prot, way, source, offset in ioas.areas()
+        "areas": list(map(_area, ioas.areas(0, most))),
+        "files": [
+            {"source": source, "areas": areas, "trust": TRUST[trust]} for source, areas, trust in ioas.files(most)
         ],
-        "files": [{"source": source, "areas": areas, "trust": TRUST[trust]} for source, areas, trust in ioas.files()],
         "pins": ioas.pins,
         "dirty": {"logging": ioas.logging, "unreported": ioas.unreported},
     }
