@@ -36,6 +36,11 @@ class Activity:
         self._runs: set[Run] = set()
         self._answers: dict[Run, Later] = {}
 
+    @property
+    def answering(self) -> int:
+        """How many asynchronous accesses are under way."""
+        return len(self._answers)
+
     def start(
         self, coroutine: Coroutine[Any, Any, Any], what: str, finished: Callable[[object], None] | None = None
     ) -> Run:

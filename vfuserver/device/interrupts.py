@@ -131,6 +131,11 @@ class Interrupts:
         infos = [Irq(counts[i], _MASKABLE) if counts.get(i) else Irq() for i in (PciIrq.INTX, PciIrq.MSI, PciIrq.MSIX)]
         return (*infos, Irq(1, IrqFlags.EVENTFD), Irq(1, IrqFlags.EVENTFD))
 
+    def pending(self) -> dict[str, int]:
+        """How many vectors of each declared index are pending; of INTx 1 while the line is asserted."""
+        line = {} if self.line is None else {PciIrq.INTX.name: int(self.line.asserted)}
+        return {**line, **{index.name: vectors.pending.bit_count() for index, vectors in self.vectors.items()}}
+
     def snapshot(self) -> dict[str, Any]:
         """The line's level, what is pending, the index in use; masks and eventfds are the connection's."""
         return {

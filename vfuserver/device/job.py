@@ -78,6 +78,11 @@ class BoundJob(Generic[P]):
         """True from start() until it has finished or was cancelled; also while it is held."""
         return bool(self._runs)
 
+    @property
+    def count(self) -> int:
+        """How many of it there are, those that are held included."""
+        return len(self._runs)
+
     def start(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Starts it with plain data as arguments; it begins after the present access has been answered.
 

@@ -219,6 +219,18 @@ class PciDevice(Backend):
         self._end_work()
         snapshot.put(self, saved)
 
+    def dump(self) -> dict[str, Any]:
+        """Also what goes on by itself, and which interrupts are pending."""
+        values, declared = vars(self), self.declaration
+        return {
+            **super().dump(),
+            "jobs": {name: values[name].count for name in declared.jobs},
+            "timers": {name: values[name].armed for name in declared.timers},
+            "accesses": self.activity.answering,
+            "dma": self.dma.outstanding,
+            "interrupts": {"index": self.interrupts.mode().name, "pending": self.interrupts.pending()},
+        }
+
     def describe_access(self, region: int, offset: int) -> str:
         """The register's name and place, such as `BAR0+0x18 (raise)`."""
         if region == PciRegion.CONFIG:

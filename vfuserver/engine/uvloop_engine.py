@@ -7,62 +7,58 @@ the `Backend` contract, nor the command line.
 """
 
 import asyncio
-import errno
 import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from vfuserver.engine.accepting import Accepting
 from vfuserver.engine.listen import Listener, is_listening
 from vfuserver.engine.unix_socket import UnixConnection
 from vfuserver.session import SessionOptions
 from vfuserver.vfio import Backend
 
-log = logging.getLogger("vfuserver.engine")
-
 LOOPS = ("uvloop", "asyncio")
-_ACCEPT_PAUSE = 0.5
-"""Seconds without accepting after the process ran out of descriptors or memory."""
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class _Served:
+class Served:
     """One device on its listener, and the client it has at the moment."""
 
     def __init__(
         self, backend: Backend, listener: Listener, options: SessionOptions, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._backend, self._listener, self._options, self._loop = backend, listener, options, loop
+        self._backend, self._options, self._loop = backend, options, loop
+        self.listener = listener
         self._client: UnixConnection | None = None
-        self._retry: asyncio.TimerHandle | None = None
+        self._accepting: Accepting | None = None
         self.finished = loop.create_future()
         if is_listening(listener.socket):
-            loop.add_reader(listener.socket.fileno(), self._accept)
+            self._accepting = Accepting(loop, listener.socket, backend.name, self._newcomer)
         else:
             self._serve(listener.socket.dup())
 
-    def _accept(self) -> None:
-        try:
-            newcomer, _ = self._listener.socket.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            self._cannot_accept(error)
-            return
+    @property
+    def name(self) -> str:
+        """The device's."""
+        return self._backend.name
+
+    def dump(self) -> dict[str, Any]:
+        """The device, where it is served, and its client, as plain data (S4.26)."""
+        path = self.listener.path
+        return {
+            "name": self._backend.name,
+            "socket": None if path is None else str(path),
+            **self._backend.dump(),
+            "connection": None if self._client is None else self._client.session.dump(),
+        }
+
+    def _newcomer(self, newcomer: socket.socket) -> None:
         if self._client is not None and not self._client.peer_is_gone():
             self._client.session.log.provoked(logging.WARNING, "a second client is refused: this one is connected")
             newcomer.close()
             return
         self._serve(newcomer)
-
-    def _cannot_accept(self, error: OSError) -> None:
-        """Out of descriptors: the listener stays readable, so the loop would spin; it looks again a little later."""
-        log.error("%s: cannot accept a client: %s", self._backend.name, error.strerror)
-        if error.errno in _EXHAUSTED:
-            fd = self._listener.socket.fileno()
-            self._loop.remove_reader(fd)
-            self._retry = self._loop.call_later(_ACCEPT_PAUSE, self._loop.add_reader, fd, self._accept)
 
     def _serve(self, sock: socket.socket) -> None:
         self._client = UnixConnection(self._backend, sock, self._options, self._loop, self._gone)
@@ -70,18 +66,18 @@ class _Served:
     def _gone(self, client: UnixConnection) -> None:
         if client is self._client:
             self._client = None
-        if not is_listening(self._listener.socket) and not self.finished.done():
+        if not is_listening(self.listener.socket) and not self.finished.done():
             self.finished.set_result(None)
 
     def close(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove_reader(self._listener.socket.fileno())
+        """Disconnects the client, stops listening, closes the device."""
+        if self._accepting is not None:
+            self._accepting.close()
         if self._client is not None:
             self._client.close("the server stops")
         if not self.finished.done():
             self.finished.set_result(None)
-        self._listener.close()
+        self.listener.close()
         self._backend.close()
 
 
@@ -93,7 +89,7 @@ class Server:
 
     def __init__(self, options: SessionOptions | None = None) -> None:
         self._options = options or SessionOptions()
-        self._served: list[_Served] = []
+        self._served: list[Served] = []
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "Server":
@@ -105,7 +101,12 @@ class Server:
 
     def add(self, backend: Backend, listener: Listener, options: SessionOptions | None = None) -> None:
         """Serves `backend` on `listener` from now on; the server owns both and closes them."""
-        self._served.append(_Served(backend, listener, options or self._options, asyncio.get_running_loop()))
+        self._served.append(Served(backend, listener, options or self._options, asyncio.get_running_loop()))
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """Every device, in the order in which they were added."""
+        return tuple(self._served)
 
     def stop(self) -> None:
         """Makes `stopped` return. Safe in a signal handler of the loop."""

@@ -95,7 +95,9 @@ class Command:
             )
 
 
-COMMANDS: Final[Registry[Command]] = Registry("command", "vfuserver.session.commands")
+COMMANDS: Final[Registry[int, Command]] = Registry(
+    "command", "vfuserver.session.commands", lambda command: command.number
+)
 """Every command of the specification, by number."""
 
 

@@ -3,8 +3,8 @@
 It must not know commands, messages' layouts, or event loops.
 """
 
-from dataclasses import replace
-from typing import Final
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 from vfuserver._core import Ioas, Stream
 from vfuserver.iommu import CONTEXT, Access, Kind
@@ -46,6 +46,7 @@ class Connection:
         """`schedule` is the clock of bounded waits, `open_lane` makes a second socket possible, `peer_pid` is the
         client's process, if it is known."""
         self.backend = backend
+        self.peer_pid = peer_pid
         self.options = options
         self.stream = stream
         self.log = log
@@ -133,6 +134,20 @@ class Connection:
         if logging:
             self.ioas.log_stop()
         return logging
+
+    def dump(self) -> dict[str, Any]:
+        """What was agreed on, and what waits, as plain data (S4.26); the memory is in `iommu.CONTEXT`'s dump."""
+        streams = [self.stream] if self.twin is None else [self.stream, self.twin.stream]
+        return {
+            "peer_pid": self.peer_pid,
+            "client": asdict(self.theirs),
+            "max_transfer": {"receive": self.stream.max_transfer, "send": self.outgoing.max_transfer},
+            "twin_socket": self.twin is not None,
+            "received": sum(stream.received for stream in streams),
+            "queued": sum(stream.queued for stream in streams),
+            "dma_messages": {"layout": self._layout.name, **self.outgoing.dump()},
+            "interrupts": self.irqs.dump(),
+        }
 
     def cut_off(self) -> None:
         """The client is gone: it rings no more, and the device's DMA fails with ENODEV, what is under way included."""

@@ -59,6 +59,13 @@ class LayoutChoice:
         self._auto = quirk == "auto"
         self.current: DmaLayout | None = {"old": OLD, "spec": self._specified}.get(quirk)
 
+    @property
+    def name(self) -> str:
+        """What is known, for people."""
+        if self.current is None:
+            return "not known"
+        return OLD_NAME if self.current is OLD else SPEC_NAME
+
     def probe(self, address: int) -> bytes:
         """The payload of the DMA_WRITE that finds it out."""
         return self._found.request(address, 0)

@@ -71,7 +71,9 @@ class Feature:
         raise CommandError(errno.EINVAL, f"{cls.name} cannot be set")
 
 
-FEATURES: Final[Registry[Feature]] = Registry("feature", "vfuserver.session.features")
+FEATURES: Final[Registry[int, Feature]] = Registry(
+    "feature", "vfuserver.session.features", lambda feature: feature.number
+)
 """Every device feature, by index."""
 
 Find = Callable[[int], type[Feature] | None]

@@ -31,6 +31,11 @@ class Holding:
         self._later: Later | None = None
         self._timer: Cancellable | None = None
 
+    @property
+    def what(self) -> str | None:
+        """What waits for its answer, or None."""
+        return None if self._later is None else self._later.what
+
     def hold(self, later: Later) -> None:
         """Answers when `later` is completed, or with ETIMEDOUT at the deadline."""
         self._later = later

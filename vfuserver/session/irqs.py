@@ -16,6 +16,7 @@ It must not know the device: it calls `ready` when vectors were armed or unmaske
 import os
 import select
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from vfuserver._core import signal
 from vfuserver.errors import LocalError
@@ -130,6 +131,18 @@ class InterruptPort:
             self.disable(index)
         if self._resample:
             self._resample.close()
+
+    def dump(self) -> dict[str, dict[str, Any]]:
+        """By index that the device has: whether it is armed, how many vectors have an eventfd, how many are masked."""
+        return {
+            _name(index): {
+                "armed": self._armed[index],
+                "eventfds": sum(entry.trigger_fd >= 0 for entry in vectors.values()),
+                "masked": sum(entry.masked for entry in vectors.values()),
+            }
+            for index, vectors in enumerate(self._vectors)
+            if self._irqs[index].count
+        }
 
     # -- inside
 

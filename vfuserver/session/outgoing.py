@@ -159,6 +159,10 @@ class Outgoing:
             piece.transfer.fail(DmaError(errno.EIO, text))
             self._send_pieces()
 
+    def dump(self) -> dict[str, int]:
+        """What is under way, as numbers."""
+        return {"transfers": len(self._transfers), "messages": len(self._pieces), "bytes": self._under_way}
+
     # -- inside
 
     def _begin(self, iova: int, length: int, data: memoryview | None) -> _Transfer:

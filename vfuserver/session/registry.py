@@ -1,4 +1,4 @@
-"""Registries: classes found by number, filled by their own class statements.
+"""Registries: classes found by number or name, filled by their own class statements.
 
 A registry names a package whose modules hold one class each. The first question walks that package once and imports
 it; until then nothing is imported. No list is edited when a file is added. It must not know what is registered.
@@ -6,47 +6,46 @@ it; until then nothing is imported. No list is edited when a file is added. It m
 
 import importlib
 import pkgutil
-from typing import ClassVar, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from vfuserver.errors import DeclarationError
 
-
-class Numbered(Protocol):
-    """What a registry holds: a class with a number of the specification."""
-
-    number: ClassVar[int]
+K = TypeVar("K", int, str)
+T = TypeVar("T")
 
 
-T = TypeVar("T", bound=Numbered)
+class Registry(Generic[K, T]):
+    """Classes of one kind by their number in the specification, or by their name."""
 
-
-class Registry(Generic[T]):
-    """Classes of one kind by their number."""
-
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, key: Callable[[type[T]], K]) -> None:
+        """`kind` is for error messages; `key` tells a class's number or name."""
         self._kind = kind
         self._package = package
-        self._classes: dict[int, type[T]] = {}
+        self._key: Callable[[type[T]], K] = key
+        self._classes: dict[K, type[T]] = {}
         self._walked = False
 
     def add(self, cls: type[T]) -> None:
-        """Registers a class under its number. DeclarationError: the number is another class's."""
-        other = self._classes.setdefault(cls.number, cls)
+        """Registers a class under its number or name. DeclarationError: that is another class's."""
+        key = self._key(cls)
+        other = self._classes.setdefault(key, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            what = "name" if isinstance(key, str) else "number"
             raise DeclarationError(
-                f"{cls.__module__}.{cls.__qualname__}: the number of a {self._kind} must be its own, not {cls.number} "
+                f"{cls.__module__}.{cls.__qualname__}: the {what} of a {self._kind} must be its own, not {key} "
                 f"of {other.__module__}.{other.__qualname__}"
             )
 
-    def get(self, number: int) -> type[T] | None:
-        """The class with this number, or None."""
+    def get(self, key: K) -> type[T] | None:
+        """The class with this number or name, or None."""
         self._walk()
-        return self._classes.get(number)
+        return self._classes.get(key)
 
     def all(self) -> list[type[T]]:
-        """Every class, in order of its number."""
+        """Every class, in order of its number or name."""
         self._walk()
-        return [self._classes[number] for number in sorted(self._classes)]
+        return [self._classes[key] for key in sorted(self._classes)]
 
     def _walk(self) -> None:
         if self._walked:

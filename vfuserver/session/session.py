@@ -15,7 +15,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from vfuserver._core import Stream
 from vfuserver.errors import CommandError, LocalError, PeerError
@@ -108,6 +108,10 @@ class Session:
     def closed(self) -> bool:
         """True after `close`."""
         return self.state is State.CLOSED
+
+    def dump(self) -> dict[str, Any]:
+        """The connection as plain data, for `inspect` (S4.26)."""
+        return {"label": self.label, "state": self.state.value, "held": self._holding.what, **self.connection.dump()}
 
     def feed(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> list[Output]:
         """Takes bytes and descriptors (owned from now on); returns what to send, in order."""

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from vfuserver._core import Gate
 from vfuserver.iommu import OnRevoke, Pieces, View
@@ -21,6 +21,7 @@ from vfuserver.vfio.region import Region
 from vfuserver.vfio.uapi import DeviceFlags, IrqFlags
 
 _NO_FLAGS = IrqFlags(0)
+_GATE_BITS: Final = ("IO", "MEMORY", "MASTER", "RUNNING")
 
 
 class ResetReason(Enum):
@@ -145,6 +146,15 @@ class Backend(ABC):
     def describe_access(self, region: int, offset: int) -> str:
         """The register's name and place for log lines, such as `BAR0+0x18 (raise)`."""
         return f"region {region}+{offset:#x}"
+
+    def dump(self) -> dict[str, Any]:
+        """What there is to see of it at this moment, as plain data for `inspect` (S4.26). Without side effects."""
+        word = self.gate.word
+        return {
+            "gate": [name for name in _GATE_BITS if word & getattr(Gate, name)],
+            "refused": self.gate.refused,
+            "migration": "RUNNING" if word & Gate.RUNNING else "STOP",
+        }
 
     def close(self) -> None:  # noqa: B027 - a backend without resources has nothing to do
         """Frees what the device owns (files, tasks). The object is not used afterwards."""
