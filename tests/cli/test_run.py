@@ -70,6 +70,17 @@ def test_run_gives_qemu_its_words_and_a_live_socket_for_every_device(
     assert not folder.exists()
 
 
+def test_run_can_be_inspected_by_its_process_id(run: Run, qemu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S4.26; the parent of QEMU is the server."""
+    monkeypatch.setenv("DOES", f"{sys.executable} -m vfuserver inspect $PPID")
+    done = run("run", "edu", "pvpanic", "--guest", "none", "--", "-accel", "tcg")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("Device")] == [
+        ["Device", "edu"],
+        ["Device", "pvpanic"],
+    ]
+
+
 def test_run_puts_the_functions_of_a_card_into_one_slot(run: Run, qemu: Path) -> None:
     words = ("run", "idio-pair", "edu", "idio-pair", "--set", "idio-pair-2.wired=no", "--guest", "none")
     done = run(*words, "--", "-accel", "tcg")

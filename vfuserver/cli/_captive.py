@@ -23,6 +23,7 @@ from vfuserver.cli._assigning import assign
 from vfuserver.cli._qemu import brings_boot_medium, has_accelerator, has_console, qemu_id
 from vfuserver.cli._serving import Wanted, add, plugs
 from vfuserver.cli._shell_guest import GuestKind, boot_words
+from vfuserver.control.server import ControlServer
 from vfuserver.engine import Server
 from vfuserver.guest.obtain import Qemu
 from vfuserver.guest.topology import Plug, Topology, load_topology, numbered
@@ -59,6 +60,7 @@ async def run_captive(captive: Captive) -> int:
         server = await stack.enter_async_context(Server())
         server.stop_on()
         served = [plug for one in wanted for plug in _served(server, one, folder)]
+        await stack.enter_async_context(ControlServer(server))
         for index, plug in numbered(served):
             path = await stack.enter_async_context(_way_to(plug, topology, folder))
             words += ["-device", json.dumps(topology.device_json(plug, index, path))]

@@ -78,7 +78,8 @@ def command(
     """Serve DEVICE on a UNIX socket, or a card on one for each function, until SIGTERM or SIGINT.
 
     When it listens it prints one line for each of them on stdout, `ready DEVICE PATH`, and tells systemd if
-    $NOTIFY_SOCKET is set. At the end the sockets are removed. The log is on stderr.
+    $NOTIFY_SOCKET is set. At the end the sockets are removed. The log is on stderr. `vfuserver inspect PATH` shows
+    what it holds, by the control socket PATH.control.
 
     \b
     Examples:
@@ -126,13 +127,16 @@ def _check_place(
 async def _serve(wanted: Sequence[Any]) -> None:
     from vfuserver.cli._notify import notify
     from vfuserver.cli._serving import add, use_all_descriptors
+    from vfuserver.control.server import ControlServer
     from vfuserver.engine import Server
 
     use_all_descriptors()
     async with Server() as server:
         server.stop_on()
-        for line in [line for one in wanted for line in add(server, one)]:
-            print(f"ready {line}", flush=True)
-        notify("READY=1")
-        await server.stopped()
-        notify("STOPPING=1")
+        lines = [line for one in wanted for line in add(server, one)]
+        async with ControlServer(server):
+            for line in lines:
+                print(f"ready {line}", flush=True)
+            notify("READY=1")
+            await server.stopped()
+            notify("STOPPING=1")
