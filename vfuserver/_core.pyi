@@ -165,6 +165,8 @@ class Ioas:
         are until revoke()."""
     def clear(self) -> int:
         """Removes every area and revokes every view; how many areas there were."""
+    def drain(self) -> None:
+        """Waits until accesses under way are through: later ones see the gate as it is now."""
     def areas(self, iova: int = 0, most: int = ..., /) -> list[tuple[int, int, int, int, int, int]]:
         """(iova, size, prot, ACCESS_*, source id or 0, offset in the source) in order of iova: those that have a byte
         at or after `iova`, the first `most` of them, which default to all."""
@@ -191,7 +193,7 @@ class Ioas:
         """Puts zeros into every view that touches [iova, last]; how many."""
     def plan(self, iova: int, length: int, prot: int) -> list[tuple[int, int, int, int, bool]]:
         """The access cut at area borders: (iova, length, ACCESS_*, source id or 0, unproven). DmaError EFAULT (hole, or
-        the file was cut), EPERM (permission, or the gate's MASTER bit is clear)."""
+        the file was cut), EPERM (permission, or the gate's MASTER bit is clear), EBUSY (its RUNNING bit is)."""
     def read(self, iova: int, length: int) -> bytes | None:
         """None: a piece of it is reached by messages or unproven (plan() tells). DmaError as plan(), and EIO where the
         file refuses."""

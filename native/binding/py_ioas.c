@@ -33,6 +33,7 @@ static int ioas_init(IoasObject *self, PyObject *args, PyObject *kwargs)
     self->ioas.max_pins = (size_t)pins;
     self->ioas.max_bytes = bytes;
     self->gate = gate == Py_None ? NULL : (GateObject *)Py_NewRef(gate);
+    self->ioas.gate = self->gate ? &self->gate->gate : NULL;
     self->ready = true;
     return 0;
 }
@@ -118,6 +119,15 @@ static PyObject *ioas_clear(IoasObject *self, PyObject *unused)
     removed = vfu_ioas_clear(&self->ioas);
     Py_END_ALLOW_THREADS
     return PyLong_FromSize_t(removed);
+}
+
+static PyObject *ioas_drain(IoasObject *self, PyObject *unused)
+{
+    (void)unused;
+    Py_BEGIN_ALLOW_THREADS
+    vfu_ioas_drain(&self->ioas);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 typedef struct {
@@ -398,6 +408,7 @@ static PyMethodDef methods[] = {
     {"share", (PyCFunction)ioas_share, METH_VARARGS, "share(iova, size, other, other_iova, prot)"},
     {"unmap", (PyCFunction)ioas_unmap, METH_VARARGS, "unmap(iova, size): removes every area wholly inside."},
     {"clear", (PyCFunction)ioas_clear, METH_NOARGS, "Removes every area and view; how many areas there were."},
+    {"drain", (PyCFunction)ioas_drain, METH_NOARGS, "Waits until accesses under way are through."},
     {"areas", (PyCFunction)ioas_areas, METH_VARARGS, "areas(iova=0, most=all) -> areas in order"},
     {"allow", (PyCFunction)ioas_allow, METH_O, "allow(spans): the IOVAs that may be mapped."},
     {"reserve", (PyCFunction)ioas_reserve, METH_O, "reserve(spans): IOVAs that must not be mapped."},

@@ -34,10 +34,6 @@ IOAS_ACCESSES(DECLARE)
 PyObject *dma_failed(int error, uint64_t iova, uint64_t length, const char *what);
 /* A converter of PyArg_Parse: an int of 64 bits, or DmaError(EFAULT). */
 int take_u64(PyObject *object, void *value);
-/* What COMMAND and the migration machine say at this very moment: a thread may have asked earlier (S2.33). False with
- * EPERM (bus mastering is off) or EBUSY (the device is stopped) raised. */
-bool bus_master(IoasObject *self, uint64_t iova, uint64_t length);
-
 PyObject *core_sources(PyObject *module, PyObject *args);
 
 extern PyTypeObject PinType;

@@ -10,23 +10,28 @@ enum { LARGE = 65536, PIECES_ON_STACK = 64 };
 PyObject *dma_failed(int error, uint64_t iova, uint64_t length, const char *what)
 {
     static const struct {
-        int error;
+        int error, number;
         const char *why;
     } reasons[] = {
-        {-EPERM, "permission denied"},
-        {-EIO, "the client's file refuses"},
-        {-ENOTCONN, "messages are needed to reach it: await read() or write() in a job"},
-        {-ENOSPC, "too many views are pinned"},
-        {-EINVAL, "it is not aligned, or no legal size"},
-        {-EFAULT, "the range is not mapped, or its file was cut"},
+        {-VFU_NOT_MASTER, EPERM, "bus mastering is off (COMMAND bit 2)"},
+        {-VFU_STOPPED, EBUSY, "the device is stopped"},
+        {-EPERM, EPERM, "permission denied"},
+        {-EIO, EIO, "the client's file refuses"},
+        {-ENOTCONN, EFAULT, "messages are needed to reach it: await read() or write() in a job"},
+        {-ENOSPC, ENOSPC, "too many views are pinned"},
+        {-EINVAL, EINVAL, "it is not aligned, or no legal size"},
+        {-EFAULT, EFAULT, "the range is not mapped, or its file was cut"},
     };
     const char *why = "the system refuses";
+    int number = -error;
 
     for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
-        if (reasons[i].error == error)
+        if (reasons[i].error == error) {
+            number = reasons[i].number;
             why = reasons[i].why;
-    return raise_errno(DmaError, error == -ENOTCONN ? EFAULT : -error, "%s %llu bytes at IOVA %#llx: %s", what,
-                       (unsigned long long)length, (unsigned long long)iova, why);
+        }
+    return raise_errno(DmaError, number, "%s %llu bytes at IOVA %#llx: %s", what, (unsigned long long)length,
+                       (unsigned long long)iova, why);
 }
 
 /* For O&: a device adds to what a guest told it, so a sum beyond 64 bits must not come out at address 0. */
@@ -45,19 +50,6 @@ int take_u64(PyObject *object, void *value)
     return 1;
 }
 
-bool bus_master(IoasObject *self, uint64_t iova, uint64_t length)
-{
-    const vfu_gate *gate = self->gate ? &self->gate->gate : NULL;
-    bool stopped;
-
-    if (vfu_gate_open(gate, VFU_GATE_MASTER | VFU_GATE_RUNNING))
-        return true;
-    stopped = vfu_gate_open(gate, VFU_GATE_MASTER);
-    raise_errno(DmaError, stopped ? EBUSY : EPERM, "DMA of %llu bytes at IOVA %#llx: %s", (unsigned long long)length,
-                (unsigned long long)iova, stopped ? "the device is stopped" : "bus mastering is off (COMMAND bit 2)");
-    return false;
-}
-
 /* -- plan ----------------------------------------------------------------------------------------------------------- */
 
 static int append(PyObject *list, const vfu_extent *e)
@@ -73,11 +65,12 @@ static int append(PyObject *list, const vfu_extent *e)
 /* The lock is never held while Python allocates: a collection may run a finaliser that unmaps. */
 static int next_extent(IoasObject *self, uint64_t iova, uint64_t length, unsigned prot, vfu_extent *e)
 {
-    int error;
+    int error = vfu_ioas_enter(&self->ioas);
 
-    pthread_rwlock_rdlock(&self->ioas.lock);
+    if (error)
+        return error;
     error = vfu_ioas_extent(&self->ioas, iova, length, prot, e);
-    pthread_rwlock_unlock(&self->ioas.lock);
+    vfu_ioas_leave(&self->ioas);
     return error;
 }
 
@@ -88,7 +81,7 @@ PyObject *ioas_plan(IoasObject *self, PyObject *args)
     vfu_extent e;
     PyObject *list;
 
-    if (!PyArg_ParseTuple(args, "O&O&I:plan", take_u64, &iova, take_u64, &length, &prot) || !bus_master(self, iova, length))
+    if (!PyArg_ParseTuple(args, "O&O&I:plan", take_u64, &iova, take_u64, &length, &prot))
         return NULL;
     if (length && vfu_last(iova, length) < iova)
         return dma_failed(-EFAULT, iova, length, "cannot reach");
@@ -146,7 +139,7 @@ static PyObject *read_bytes(IoasObject *self, PyObject *args, Move *move)
     PyObject *bytes;
     int error;
 
-    if (!PyArg_ParseTuple(args, "O&n:read", take_u64, &iova, &length) || !bus_master(self, iova, (uint64_t)length))
+    if (!PyArg_ParseTuple(args, "O&n:read", take_u64, &iova, &length))
         return NULL;
     if (length < 0)
         return dma_failed(-EINVAL, iova, 0, "cannot read a negative number of");
@@ -166,12 +159,9 @@ static PyObject *read_bytes(IoasObject *self, PyObject *args, Move *move)
 static PyObject *move_buffer(IoasObject *self, unsigned long long iova, Py_buffer *buffer, Move *move, const char *what)
 {
     Py_ssize_t length = buffer->len;
-    bool allowed = bus_master(self, iova, (uint64_t)length);
-    int error = allowed ? run(self, move, iova, buffer->buf, length) : 0;
+    int error = run(self, move, iova, buffer->buf, length);
 
     PyBuffer_Release(buffer);
-    if (!allowed)
-        return NULL;
     if (error && !(error == -ENOTCONN && move != write_any))
         return dma_failed(error, iova, (uint64_t)length, what);
     return PyBool_FromLong(!error);
@@ -222,8 +212,7 @@ PyObject *ioas_copy(IoasObject *self, PyObject *args)
     unsigned long long source, destination, length;
     int error;
 
-    if (!PyArg_ParseTuple(args, "O&O&O&:copy", take_u64, &source, take_u64, &destination, take_u64, &length) ||
-        !bus_master(self, source, length))
+    if (!PyArg_ParseTuple(args, "O&O&O&:copy", take_u64, &source, take_u64, &destination, take_u64, &length))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     error = vfu_ioas_copy(&self->ioas, source, destination, length);
@@ -240,8 +229,7 @@ PyObject *ioas_atomic(IoasObject *self, PyObject *args)
     uint64_t old;
     int error;
 
-    if (!PyArg_ParseTuple(args, "IO&I|KK:atomic", &operation, take_u64, &iova, &size, &operand, &expected) ||
-        !bus_master(self, iova, size))
+    if (!PyArg_ParseTuple(args, "IO&I|KK:atomic", &operation, take_u64, &iova, &size, &operand, &expected))
         return NULL;
     error = operation > VFU_COMPARE ? -EINVAL
                                     : vfu_ioas_atomic(&self->ioas, operation, iova, size, operand, expected, &old);
@@ -271,8 +259,6 @@ static PyObject *run_file_io(IoasObject *self, FileIo *io, int fd, const vfu_pie
 
     for (size_t i = 0; i < count; i++)
         length += piece[i].length;
-    if (!bus_master(self, iova, length))
-        return NULL;
     Py_BEGIN_ALLOW_THREADS
     moved = io(&self->ioas, fd, piece, count, offset);
     Py_END_ALLOW_THREADS

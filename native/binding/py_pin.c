@@ -20,8 +20,7 @@ static int pin_init(PinObject *self, PyObject *args, PyObject *kwargs)
     int error;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O&O&I:Pin", names, &IoasType, &space, take_u64, &iova,
-                                     take_u64, &length, &prot) ||
-        !bus_master(space, iova, length))
+                                     take_u64, &length, &prot))
         return -1;
     if (self->pin) {
         PyErr_SetString(LocalError, "a view is initialised once");

@@ -97,12 +97,15 @@ static int transfer(const vfu_ioas *ioas, vfu_extent e, uint8_t *buffer, uint64_
 static int move(vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length, uint32_t flags)
 {
     uint32_t prot = flags & (VFU_PROT_READ | VFU_PROT_WRITE);
+    int error = vfu_ioas_enter(ioas);
     vfu_extent e;
-    int error = 0;
 
-    if (!length)
+    if (error)
+        return error;
+    if (!length) {
+        vfu_ioas_leave(ioas);
         return 0;
-    pthread_rwlock_rdlock(&ioas->lock);
+    }
     error = beyond(iova, length) ? -EFAULT : vfu_ioas_extent(ioas, iova, length, prot, &e);
     if (!error)
         error = reachable(&e, flags);
@@ -113,7 +116,7 @@ static int move(vfu_ioas *ioas, uint64_t iova, uint8_t *buffer, uint64_t length,
         if (flags & VFU_PROT_WRITE)
             mark(ioas, iova, length); /* a write that failed in the middle has written something */
     }
-    pthread_rwlock_unlock(&ioas->lock);
+    vfu_ioas_leave(ioas);
     return error;
 }
 
@@ -140,9 +143,10 @@ int vfu_ioas_write_unproven(vfu_ioas *ioas, uint64_t iova, const void *from, uin
 int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length)
 {
     vfu_extent in, out;
-    int error;
+    int error = vfu_ioas_enter(ioas);
 
-    pthread_rwlock_rdlock(&ioas->lock);
+    if (error)
+        return error;
     error = check(ioas, source, length, VFU_PROT_READ);
     if (!error)
         error = check(ioas, destination, length, VFU_PROT_WRITE);
@@ -155,7 +159,7 @@ int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_
         if (!error)
             mark(ioas, destination + done, out.length);
     }
-    pthread_rwlock_unlock(&ioas->lock);
+    vfu_ioas_leave(ioas);
     return error;
 }
 
@@ -207,7 +211,9 @@ int vfu_ioas_atomic(vfu_ioas *ioas, enum vfu_operation operation, uint64_t iova,
 
     if ((size != 1 && size != 2 && size != 4 && size != 8) || iova % size)
         return -EINVAL;
-    pthread_rwlock_rdlock(&ioas->lock);
+    error = vfu_ioas_enter(ioas);
+    if (error)
+        return error;
     error = vfu_ioas_extent(ioas, iova, size, prot, &e);
     if (!error && (e.access != VFU_ACCESS_MAPPED || e.unproven))
         error = -ENOTCONN;
@@ -219,7 +225,7 @@ int vfu_ioas_atomic(vfu_ioas *ioas, enum vfu_operation operation, uint64_t iova,
         if (prot & VFU_PROT_WRITE)
             mark(ioas, iova, size);
     }
-    pthread_rwlock_unlock(&ioas->lock);
+    vfu_ioas_leave(ioas);
     *old = s.old;
     return error;
 }
@@ -317,14 +323,15 @@ static ssize_t vector_io(const vfu_ioas *ioas, int fd, Walk w, off_t offset, boo
 
 static ssize_t file_io(vfu_ioas *ioas, int fd, const vfu_piece *piece, size_t count, off_t offset, bool to_space)
 {
-    ssize_t result = 0;
+    ssize_t result = vfu_ioas_enter(ioas);
 
-    pthread_rwlock_rdlock(&ioas->lock);
+    if (result)
+        return result;
     for (size_t i = 0; !result && i < count; i++)
         result = check(ioas, piece[i].iova, piece[i].length, to_space ? VFU_PROT_WRITE : VFU_PROT_READ);
     if (!result)
         result = vector_io(ioas, fd, (Walk){.piece = piece, .left = count}, offset, to_space);
-    pthread_rwlock_unlock(&ioas->lock);
+    vfu_ioas_leave(ioas);
     return result;
 }
 

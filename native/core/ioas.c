@@ -40,6 +40,37 @@ void vfu_ioas_free(vfu_ioas *ioas)
     free(ioas->reserved);
 }
 
+/* -- who may come in ------------------------------------------------------------------------------------------------ */
+
+int vfu_ioas_permitted(const vfu_ioas *ioas)
+{
+    if (vfu_gate_open(ioas->gate, VFU_GATE_MASTER | VFU_GATE_RUNNING))
+        return 0;
+    return vfu_gate_open(ioas->gate, VFU_GATE_MASTER) ? -VFU_STOPPED : -VFU_NOT_MASTER;
+}
+
+int vfu_ioas_enter(vfu_ioas *ioas)
+{
+    int error;
+
+    pthread_rwlock_rdlock(&ioas->lock);
+    error = vfu_ioas_permitted(ioas);
+    if (error)
+        pthread_rwlock_unlock(&ioas->lock);
+    return error;
+}
+
+void vfu_ioas_leave(vfu_ioas *ioas)
+{
+    pthread_rwlock_unlock(&ioas->lock);
+}
+
+void vfu_ioas_drain(vfu_ioas *ioas)
+{
+    pthread_rwlock_wrlock(&ioas->lock);
+    pthread_rwlock_unlock(&ioas->lock);
+}
+
 /* -- sources in use ------------------------------------------------------------------------------------------------- */
 
 static vfu_use *use_of(const vfu_ioas *ioas, uint64_t source)

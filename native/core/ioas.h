@@ -10,6 +10,7 @@
 
 #include "areas.h"
 #include "dirty.h"
+#include "gate.h"
 #include "source.h"
 
 /* Whether a file that can be mapped is what the client itself sees. */
@@ -30,6 +31,7 @@ typedef struct vfu_pin vfu_pin;
 
 typedef struct {
     pthread_rwlock_t lock;
+    const vfu_gate *gate; /* of the device that uses the space; NULL: it may always */
     vfu_areas areas;
     vfu_use **use;
     size_t uses, use_capacity;
@@ -48,6 +50,20 @@ typedef struct {
 
 int vfu_ioas_init(vfu_ioas *ioas);
 void vfu_ioas_free(vfu_ioas *ioas);
+
+/* What an access is refused with by the gate: no errno, so that nothing else means the same. */
+enum {
+    VFU_NOT_MASTER = 0x10000, /* bus mastering is off */
+    VFU_STOPPED,
+};
+
+/* Takes the lock shared, if the gate lets the device master the bus now: 0, or -VFU_NOT_MASTER, -VFU_STOPPED. */
+int vfu_ioas_enter(vfu_ioas *ioas);
+void vfu_ioas_leave(vfu_ioas *ioas);
+/* What the gate says, for who holds the lock. */
+int vfu_ioas_permitted(const vfu_ioas *ioas);
+/* Waits until accesses under way are through: those that come later see the gate as it is now (S2.33). */
+void vfu_ioas_drain(vfu_ioas *ioas);
 
 /* Adds an area over a file, reached in the first of `ways` (enum vfu_access, or'ed together) that the file allows, or
  * (fd < 0) by messages. 0, or -EINVAL (empty, a wrap, reserved or not allowed, the file is too short), -EEXIST,

@@ -89,7 +89,9 @@ static int enlist(vfu_ioas *ioas, vfu_pin *pin)
     int error;
 
     pthread_rwlock_wrlock(&ioas->lock);
-    error = ioas->pinned < ioas->max_pins ? map_all(ioas, pin) : -ENOSPC;
+    error = vfu_ioas_permitted(ioas);
+    if (!error)
+        error = ioas->pinned < ioas->max_pins ? map_all(ioas, pin) : -ENOSPC;
     if (!error) {
         pin->ioas = ioas;
         pin->next = ioas->pins;

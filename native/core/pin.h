@@ -28,7 +28,7 @@ struct vfu_pin {
     atomic_bool revoked;
 };
 
-/* NULL with *error = -EFAULT (not all of it is mapped here), -EPERM, -EINVAL (areas that do not lie on page borders),
+/* NULL with *error = -VFU_NOT_MASTER, -VFU_STOPPED, -EFAULT (not all of it is mapped here), -EPERM, -EINVAL (areas that do not lie on page borders),
  * -ENOSPC (max_pins), -ENOMEM, mmap's errno. */
 vfu_pin *vfu_pin_new(vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, int *error);
 /* The range is not to be touched any more: what was written counts as dirty, zeros are seen from now on. */

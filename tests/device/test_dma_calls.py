@@ -58,7 +58,7 @@ async def call(device: Sample, name: str) -> None:
 
 
 def test_the_tables_name_every_call(device: Sample) -> None:
-    others = {"attach", "detach", "attach_pasid", "detach_pasid", "outstanding", "translate", "on_miss"}
+    others = {"attach", "detach", "attach_pasid", "detach_pasid", "drain", "outstanding", "translate", "on_miss"}
     assert {name for name in dir(device.dma) if not name.startswith("_")} - others == {*AT_ONCE, *AWAITED}
 
 

@@ -124,6 +124,10 @@ class Translated:
         """As Memory.check."""
         self._resolve_now([(iova, length)], write)
 
+    def drain(self) -> None:
+        """As Memory.drain."""
+        self._behind.drain()
+
     # -- addresses
 
     async def _resolve(self, pieces: Pieces, write: bool) -> list[tuple[int, int]]:

@@ -209,6 +209,11 @@ class Dma:
 
     # -- inside
 
+    def drain(self) -> None:
+        """Returns when no copy is under way: after the gate was closed, for who promises that DMA has ended (S2.33)."""
+        if self._client is not None:
+            self._client.memory.drain()
+
     def _choose(self) -> None:
         """What a call without a pasid reaches, known beforehand: most models have no translation of their own."""
         memory = self._client.memory if self._client is not None else None

@@ -192,8 +192,9 @@ class PciDevice(Backend):
 
     def stop(self) -> None:
         """Stops the device for migration: no hooks, no DMA, no interrupts; jobs are held at their next await and
-        timers stand still (S3.9). Idempotent."""
+        timers stand still (S3.9). Copies under way in other threads are waited for. Idempotent."""
         self.gate.clear(Gate.RUNNING)
+        self.dma.drain()
         self.activity.hold()
 
     def run(self) -> None:

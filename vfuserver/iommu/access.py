@@ -150,6 +150,10 @@ class Access:
         self._check(iova)
         return self.ioas.plan(iova, length, prot)
 
+    def drain(self) -> None:
+        """Waits for copies of other threads that are under way; later ones see the gate as it is now (S2.33)."""
+        self.ioas.drain()
+
     # -- views
 
     def pin(self, iova: int, length: int, writable: bool, on_revoke: OnRevoke | None = None) -> View:

@@ -92,6 +92,10 @@ class Memory(Protocol):
     def check(self, iova: int, length: int, write: bool) -> None:
         """DmaError unless all of it may be read, or written, now."""
 
+    def drain(self) -> None:
+        """Waits for copies that other threads have under way: whoever has closed the gate calls it, and then nothing
+        touches memory any more (S2.33)."""
+
 
 class Interrupts(Protocol):
     """The client's eventfds."""

@@ -1,4 +1,4 @@
-/* Threads of DMA against map, unmap, share, report and views, for as long as it is told: `make sanitize` builds it with
+/* Threads of DMA against map, unmap, share, report, views and the gate, for as long as it is told: `make sanitize` builds it with
  * the core under the sanitizers.
  *
  * Four threads play devices. The reporter plays the client of a migration: it copies every page that a report calls
@@ -21,6 +21,7 @@
 
 #include "../../../native/core/access.h"
 #include "../../../native/core/pin.h"
+#include "stress.h"
 
 enum {
     PAGE = 4096,
@@ -42,7 +43,7 @@ static vfu_ioas space, other;
 static int memory, disk;
 static uint8_t *client; /* the client's own mapping */
 static uint8_t copy[MIRRORED * PAGE];
-static atomic_bool stop;
+atomic_bool stop;
 static atomic_ullong done, added, views, revoked, unmaps, reports;
 static atomic_uint generation[SLOTS];   /* odd: it may be mapped */
 static atomic_ullong stored[STAMPED]; /* the last number whose store has returned */
@@ -53,7 +54,7 @@ static void fail(const char *what, long got)
     _exit(1);
 }
 
-static void must(bool good, const char *what, long got)
+void must(bool good, const char *what, long got)
 {
     if (!good)
         fail(what, got);
@@ -235,8 +236,13 @@ static void reach_slot(Device *d)
     must(error || before % 2 || atomic_load(&generation[slot]) != before, "reached after its unmap returned: slot", (long)slot);
 }
 
+static void reach_gated(Device *d)
+{
+    gated_write(roll(d, UINT32_MAX));
+}
+
 static void (*const WORK[])(Device *) = {write_some, write_some, read_some, copy_some,  add_one,   fill_from_disk,
-                                         write_to_disk, view_some, reach_slot, reach_slot, reach_slot,
+                                         write_to_disk, view_some, reach_gated, reach_slot, reach_slot, reach_slot,
                                          stamp_own,  stamp_own,  stamp_own, stamp_own,  stamp_own, stamp_own};
 
 static void *device(void *argument)
@@ -357,9 +363,11 @@ int main(int count, char **arguments)
 {
     static Device devices[DEVICES], mapping = {.dice = 99};
     struct timespec time = {.tv_sec = count > 1 ? atoi(arguments[1]) : 3};
-    pthread_t thread[DEVICES + 2];
+    pthread_t thread[DEVICES + 3];
+    unsigned long long closed;
 
     set_up();
+    gated_set_up();
     for (int i = 0; i < DEVICES; i++) {
         devices[i].dice = (uint64_t)i + 1;
         devices[i].first = (size_t)i * OWN;
@@ -367,13 +375,15 @@ int main(int count, char **arguments)
     }
     pthread_create(&thread[DEVICES], NULL, mapper, &mapping);
     pthread_create(&thread[DEVICES + 1], NULL, reporter, NULL);
+    pthread_create(&thread[DEVICES + 2], NULL, gatekeeper, NULL);
     nanosleep(&time, NULL);
     atomic_store(&stop, true);
-    for (int i = 0; i < DEVICES + 2; i++)
+    for (int i = 0; i < DEVICES + 3; i++)
         pthread_join(thread[i], NULL);
+    closed = gated_end();
     check_all();
-    printf("stress: %llu accesses, %llu views (%llu revoked), %llu unmaps, %llu reports\n", atomic_load(&done),
-           atomic_load(&views), atomic_load(&revoked), atomic_load(&unmaps), atomic_load(&reports));
-    must(done && views && unmaps && reports, "some thread did nothing", 0);
+    printf("stress: %llu accesses, %llu views (%llu revoked), %llu unmaps, %llu reports, gate closed %llu times\n",
+           atomic_load(&done), atomic_load(&views), atomic_load(&revoked), atomic_load(&unmaps), atomic_load(&reports), closed);
+    must(done && views && unmaps && reports && closed, "some thread did nothing", 0);
     return 0;
 }
