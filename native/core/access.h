@@ -20,7 +20,8 @@ typedef struct {
  * -EPERM. Call with the space's lock held. */
 int vfu_ioas_extent(const vfu_ioas *ioas, uint64_t iova, uint64_t length, uint32_t prot, vfu_extent *extent);
 
-/* 0, or -VFU_NOT_MASTER, -VFU_STOPPED (asked where the lock is held, as for every access below), -EFAULT, -EPERM, -EIO (a file refuses), or -ENOTCONN: a piece of it is reached by messages, or is unproven. */
+/* 0, or -VFU_NOT_MASTER, -VFU_STOPPED (asked where the lock is held, as for every access below), -EFAULT, -EPERM, -EIO
+ * (a file refuses), or -ENOTCONN: a piece of it is reached by messages, or is unproven. */
 int vfu_ioas_read(vfu_ioas *ioas, uint64_t iova, void *to, uint64_t length);
 int vfu_ioas_write(vfu_ioas *ioas, uint64_t iova, const void *from, uint64_t length);
 int vfu_ioas_copy(vfu_ioas *ioas, uint64_t source, uint64_t destination, uint64_t length);

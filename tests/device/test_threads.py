@@ -1,8 +1,8 @@
 """DMA from another thread against what ends it in the loop's thread: COMMAND, power, reset, UNMAP.
 
 One loop's thread orders all commands of a device, so configuration writes, resets and BAR accesses never meet and need
-no lock, and no lock of ours is held while a model's hook runs. What can run beside them is a copy: the core asks for bus
-mastering and copies under the space's lock, which UNMAP, and whatever ends bus mastering, takes for itself.
+no lock, and no lock of ours is held while a model's hook runs. What can run beside them is a copy: the core asks for
+bus mastering and copies under the space's lock, which UNMAP, and whatever ends bus mastering, takes for itself.
 """
 
 import sys

@@ -70,10 +70,13 @@ def test_lspci_decodes_every_layout_of_every_capability(variant: AnyCapability, 
 
 
 def test_lspci_decodes_a_device_with_one_of_each(lspci: Lspci) -> None:
-    """S2.8, S2.11: both lists as long as they can be, without a complaint."""
+    """S2.8, S2.11, S2.25: both lists as long as they can be, without a complaint; DevCap2 says what follows."""
     device = OneOfEach()
     assert len(device.config.capabilities) == len(registered())
-    check_decoded(lspci(render(device.config.image), "-vvvnn"), device.config.capabilities)
+    text = lspci(render(device.config.image), "-vvvnn")
+    check_decoded(text, device.config.capabilities)
+    assert " LTR+" in text
+    assert "EETLPPrefix+, MaxEETLPPrefixes 1" in text
     device.close()
 
 

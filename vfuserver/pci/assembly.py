@@ -43,6 +43,7 @@ def assemble(header: Header, capabilities: Sequence[AnyCapability]) -> Assembly:
     """
     _check_bars(header.bars)
     _check_capabilities(capabilities, header.bars)
+    capabilities = [one.beside(capabilities) for one in capabilities]
     chain = place([one for one in capabilities if isinstance(one, Capability)], ORDINARY)
     extended = place([one for one in capabilities if isinstance(one, ExtendedCapability)], EXTENDED)
     return _compose(replace(header, first_capability=chain[0].start if chain else 0), chain, _from_first(extended))

@@ -72,6 +72,10 @@ class AnyCapability(Block):
     def header_bytes(self, following: int) -> bytes:
         """The capability header with the offset of the next one, 0 at the end of the list."""
 
+    def beside(self, others: Sequence["AnyCapability"]) -> Self:
+        """What it becomes in a function that has all of `others`; itself, unless it tells of them."""
+        return self
+
     @classmethod
     def variants(cls) -> Sequence[Self]:
         """Declarations that between them show every layout of the capability. Contract tests walk them all."""
@@ -109,6 +113,8 @@ class ExtendedCapability(AnyCapability):
 
     registry: ClassVar[dict[int, type["ExtendedCapability"]]] = {}
     version: ClassVar[int] = 1
+    implies: ClassVar[int] = 0
+    """Bits of Device Capabilities 2 (PCIe 5.0, 7.5.3.15) that a function with this capability has."""
 
     def __init_subclass__(cls, id: int | None = None, version: int | None = None, **traits: bool) -> None:  # noqa: A002
         """`id` registers the class (DeclarationError if another one has it); `version` is 1 to 15, by default 1."""

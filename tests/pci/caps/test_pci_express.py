@@ -3,13 +3,16 @@ from collections.abc import Callable
 import pytest
 
 from vfuserver.pci import ConfigSpace
+from vfuserver.pci.capability import ExtendedCapability
+from vfuserver.pci.caps.latency_tolerance import LatencyTolerance
 from vfuserver.pci.caps.pci_express import DeviceStatus, PciExpress, PortType
+from vfuserver.pci.caps.process_address_space import ProcessAddressSpace
 from vfuserver.vfio import ResetReason
 
 Make = Callable[..., ConfigSpace]
 Events = list[tuple[object, ...]]
 
-DEVICE_CONTROL, DEVICE_STATUS, DEVICE_CONTROL_2 = 0x48, 0x4A, 0x68
+DEVICE_CONTROL, DEVICE_STATUS, DEVICE_CAPABILITIES_2, DEVICE_CONTROL_2 = 0x48, 0x4A, 0x64, 0x68
 
 
 def test_express_is_60_bytes_in_4096(make: Make) -> None:
@@ -89,3 +92,20 @@ def test_flr_bit_in_device_capabilities_as_declared(make: Make) -> None:
 
 def test_port_type_as_declared(make: Make) -> None:
     assert make(PciExpress(port_type=PortType.ROOT_COMPLEX_ENDPOINT)).read(0x42, 2) == 0x0092
+
+
+@pytest.mark.parametrize(
+    ("others", "bits"),
+    [
+        ([], 0),
+        ([LatencyTolerance(at=0x100)], 0x0000_0800),
+        ([ProcessAddressSpace(at=0x100)], 0x0070_0000),
+        ([LatencyTolerance(at=0x100), ProcessAddressSpace()], 0x0070_0800),
+    ],
+)
+def test_device_capabilities_2_say_what_other_capabilities_imply(
+    make: Make, others: list[ExtendedCapability], bits: int
+) -> None:
+    """S2.25, S2.27 (PCIe 5.0, 7.5.3.15): LTR; for PASID the extended format and one end-to-end prefix."""
+    assert make(PciExpress(), *others).read(DEVICE_CAPABILITIES_2, 4) == bits
+    assert make(PciExpress(second=2), *others).read(DEVICE_CAPABILITIES_2, 4) == bits | 2

@@ -7,9 +7,10 @@ and nothing follows from them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import ClassVar, Final
 
 from vfuserver.pci.capability import ExtendedCapability
+from vfuserver.pci.caps.pci_express import DeviceCapabilities2
 from vfuserver.pci.fields import WORD, Field
 
 LTR_ID: Final = 0x0018
@@ -30,6 +31,8 @@ LATENCY_WRITABLE: Final = MaxLatency.VALUE | MaxLatency.SCALE
 @dataclass(frozen=True)
 class LatencyTolerance(ExtendedCapability, id=LTR_ID):
     """Both registers are zero after reset."""
+
+    implies: ClassVar[int] = DeviceCapabilities2.LTR
 
     def body(self) -> Sequence[Field]:
         """The largest latency of snooped and of other requests."""

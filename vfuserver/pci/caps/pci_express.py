@@ -1,16 +1,19 @@
 """The PCI Express capability, version 2, of an endpoint (PCIe 5.0, 7.5.3): 60 bytes.
 
 It gives the function 4096 bytes of configuration space. Link, slot and root registers are read-only (S2.25): the link
-is x1 at 2.5 GT/s and always up. With `flr` the function level reset runs before the write is answered (S2.26).
+is x1 at 2.5 GT/s and always up. Device Capabilities 2 says what other capabilities imply. With `flr` the function
+level reset runs before the write is answered (S2.26).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from functools import reduce
+from operator import or_
+from typing import Final, Self
 
 from vfuserver.pci.block import Write
-from vfuserver.pci.capability import Capability
+from vfuserver.pci.capability import AnyCapability, Capability, ExtendedCapability
 from vfuserver.pci.fields import DWORD, WORD, WORD_MASK, Field
 from vfuserver.vfio import Later, ResetReason
 
@@ -116,6 +119,20 @@ class LinkStatus(IntEnum):
     WIDTH = 0x03F0
 
 
+class DeviceCapabilities2(IntEnum):
+    """+0x24 (7.5.3.15): what other capabilities imply."""
+
+    LTR = 0x0000_0800
+    EXTENDED_FMT = 0x0010_0000
+    END_TO_END_PREFIX = 0x0020_0000
+    MAX_PREFIXES = 0x00C0_0000
+
+
+MAX_PREFIXES_1: Final = 0x0040_0000
+ONE_PREFIX: Final = DeviceCapabilities2.EXTENDED_FMT | DeviceCapabilities2.END_TO_END_PREFIX | MAX_PREFIXES_1
+"""A function that sends, or takes, one end-to-end TLP prefix in a packet: such as PASID's."""
+
+
 class DeviceControl2(IntEnum):
     """+0x28 (7.5.3.16): the part that is told apart."""
 
@@ -141,10 +158,17 @@ DEVICE_ERRORS: Final = (
 
 @dataclass(frozen=True)
 class PciExpress(Capability, id=EXPRESS_ID, extends=True):
-    """`flr`: the function has a function level reset. `port_type`: what kind of endpoint it is."""
+    """`flr`: the function has a function level reset. `port_type`: what kind of endpoint it is. `second`: bits of
+    Device Capabilities 2, besides those that its other capabilities imply."""
 
     flr: bool = False
     port_type: PortType = PortType.ENDPOINT
+    second: int = 0
+
+    def beside(self, others: Sequence[AnyCapability]) -> Self:
+        """With what the function's extended capabilities imply."""
+        implied = (one.implies for one in others if isinstance(one, ExtendedCapability))
+        return replace(self, second=reduce(or_, implied, self.second))
 
     def body(self) -> Sequence[Field]:
         """Device, link, slot and root registers, and their second versions."""
@@ -195,7 +219,13 @@ class PciExpress(Capability, id=EXPRESS_ID, extends=True):
 
     def _second(self) -> Sequence[Field]:
         return (
-            Field("device_capabilities_2", EXP_DEVICE_CAPABILITIES_2, DWORD),
+            Field(
+                "device_capabilities_2",
+                EXP_DEVICE_CAPABILITIES_2,
+                DWORD,
+                reset=self.second,
+                bits=DeviceCapabilities2,
+            ),
             Field(
                 "device_control_2",
                 EXP_DEVICE_CONTROL_2,

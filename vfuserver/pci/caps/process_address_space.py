@@ -6,9 +6,10 @@ The control register is stored; vfio-user's DMA carries no PASID, so nothing fol
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import ClassVar, Final
 
 from vfuserver.pci.capability import ExtendedCapability
+from vfuserver.pci.caps.pci_express import ONE_PREFIX
 from vfuserver.pci.checks import require_range
 from vfuserver.pci.fields import WORD, Field
 
@@ -38,6 +39,8 @@ class PasidControl(IntEnum):
 @dataclass(frozen=True)
 class ProcessAddressSpace(ExtendedCapability, id=PASID_ID):
     """`width`: bits of a PASID, 0 to 20. `execute`, `privileged`: the function can ask for these permissions."""
+
+    implies: ClassVar[int] = ONE_PREFIX
 
     width: int = WIDEST
     execute: bool = False
