@@ -151,6 +151,38 @@ static size_t take_fds_inside(vfu_stream *s, uint64_t start, uint64_t end, int *
     return count;
 }
 
+static void shift_fds(vfu_stream *s, uint64_t start, uint64_t end, uint64_t down)
+{
+    for (size_t i = s->rx_fds.head; i < s->rx_fds.tail; i++)
+        if (s->rx_fds.item[i].at >= start && s->rx_fds.item[i].at < end)
+            s->rx_fds.item[i].at -= down;
+}
+
+/* Moves what waits over the replies between, so that these cost no memory however many there are. */
+static void close_gaps(vfu_stream *s)
+{
+    uint8_t *data = s->rx.data;
+    uint64_t gone = 0;
+    vfu_header header;
+
+    for (uint64_t at = vfu_buffer_position(&s->rx); at < s->scan; at += header.size) {
+        uint8_t *message = data + (at - s->rx.base);
+        memcpy(&header, message, sizeof(header));
+        if ((header.flags & VFU_TYPE_MASK) == CONSUMED) {
+            gone += header.size;
+        } else {
+            memmove(message - gone, message, header.size);
+            shift_fds(s, at, at + header.size, gone);
+        }
+    }
+    uint8_t *rest = data + (s->scan - s->rx.base);
+    memmove(rest - gone, rest, (size_t)(data + s->rx.tail - rest));
+    shift_fds(s, s->scan, UINT64_MAX, gone);
+    s->rx.tail -= gone;
+    s->scan -= gone;
+    s->spent = 0;
+}
+
 /* While a command is held, replies to our own messages are taken out of what waits, and marked as consumed. */
 static void scan_for_replies(vfu_stream *s)
 {
@@ -169,7 +201,10 @@ static void scan_for_replies(vfu_stream *s)
         marked.flags |= CONSUMED;
         memcpy(message, &marked, sizeof(marked));
         size_t count = vfu_fds_length(&s->rx_fds) ? take_fds_inside(s, start, s->scan, fds) : 0;
+        s->spent += header.size;
         dispatch(s, &header, message + sizeof(header), fds, count);
+        if (s->spent >= VFU_WAITING_LIMIT)
+            close_gaps(s);
     }
 }
 
@@ -195,7 +230,9 @@ void vfu_stream_process(vfu_stream *s)
         uint8_t *payload = s->rx.data + s->rx.head + sizeof(header);
         /* not consumed until it is served: the payload must stay where it is */
         s->rx.head += header.size;
-        if ((header.flags & VFU_TYPE_MASK) != CONSUMED)
+        if ((header.flags & VFU_TYPE_MASK) == CONSUMED)
+            s->spent -= header.size;
+        else
             dispatch(s, &header, payload, fds, count);
         vfu_buffer_consume(&s->rx, 0);
     }
@@ -227,9 +264,18 @@ void vfu_stream_received(vfu_stream *s, size_t length, const int *fds, size_t co
         vfu_stream_break(s, "more than %d descriptors came with one message", 2 * VFU_MAX_FDS);
 }
 
+/* Bytes of whole commands that wait for the held one. What follows may be a reply that this one needs to end, so it
+ * does not count before it is all here. */
+static uint64_t waiting_bytes(const vfu_stream *s)
+{
+    uint64_t position = vfu_buffer_position(&s->rx);
+
+    return s->scan > position ? s->scan - position - s->spent : 0;
+}
+
 bool vfu_stream_wants_read(const vfu_stream *s)
 {
-    bool waiting = vfu_buffer_length(&s->rx) >= VFU_WAITING_LIMIT || vfu_fds_length(&s->rx_fds) > VFU_MAX_FDS;
+    bool waiting = waiting_bytes(s) >= VFU_WAITING_LIMIT || vfu_fds_length(&s->rx_fds) > VFU_MAX_FDS;
 
     if (vfu_stream_broken(s) || vfu_buffer_length(&s->tx) > s->send_limit)
         return false;

@@ -17,7 +17,7 @@
 
 enum {
     VFU_MAX_FDS = 253,         /* SCM_MAX_FD: the most one recvmsg brings */
-    VFU_WAITING_LIMIT = 65536, /* unserved bytes above which a held connection is not read */
+    VFU_WAITING_LIMIT = 65536, /* bytes of waiting commands above which a held connection is not read */
     VFU_SMALL_BUFFER = 16384,
     VFU_BROKEN = 3,            /* (owner's answer) the stream means nothing any more: vfu_stream_break was called */
 };
@@ -56,7 +56,8 @@ typedef struct {
 struct vfu_stream {
     vfu_buffer rx, tx;
     vfu_fds rx_fds, tx_fds;
-    uint64_t scan; /* how far (stream offset) waiting bytes were searched for replies */
+    uint64_t scan;  /* how far (stream offset) waiting bytes were searched for replies */
+    uint64_t spent; /* bytes of replies before that which were taken in */
     bool negotiated, processing;
     bool masked_errors; /* region accesses that fail are answered: reads with all ones, writes as if they were done */
     uint32_t max_transfer;

@@ -166,6 +166,32 @@ class TestLater:
         peer.feed(read(0, 4) * 3000)
         assert not peer.stream.wants_read
 
+    def test_a_long_reply_is_read_to_its_end_while_held(self, peer: Peer) -> None:
+        """S0.14: a command may wait for it, so that the half of it which has come must not stop the reading."""
+        reply = message(11, bytes(range(256)) * 1024, tag=7, flags=REPLY)
+        peer.feed(message(50, b"later") + read(0, 4, tag=2) + reply[:200_000])
+        assert peer.stream.wants_read
+        peer.feed(reply[200_000:])
+        assert [len(payload) for *_, payload in peer.answers] == [256 * 1024]
+        assert peer.stream.wants_read
+
+    def test_replies_without_end_while_held_do_not_stop_the_reading(self, peer: Peer) -> None:
+        """What waits between them keeps its order and its descriptors."""
+        sent = [os.eventfd(number) for number in range(3)]
+        peer.feed(message(50, b"later"))
+        for number in range(30):
+            kept = sent[number // 10 : number // 10 + 1] if number % 10 == 5 else []
+            peer.feed(message(60 + number, b"c" * number), kept)
+            peer.feed(message(11, bytes(50_000), tag=number, flags=REPLY)[:30_000])
+            assert peer.stream.wants_read
+            peer.feed(message(11, bytes(50_000), tag=number, flags=REPLY)[30_000:] + message(12, tag=99, flags=REPLY))
+        assert [tag for _, tag, _, payload in peer.answers if payload] == list(range(30))
+        assert len(peer.commands) == 1
+        peer.stream.complete(b"now")
+        assert [(number, len(payload), len(fds)) for number, _, _, payload, fds in peer.commands[1:]] == [
+            (60 + number, number, number % 10 == 5) for number in range(30)
+        ]
+
 
 class TestSendQueue:
     def test_full_queue_stops_serving_until_it_is_taken(self, peer: Peer) -> None:
