@@ -88,13 +88,13 @@ def counted(fd: int) -> int:
 
 
 @contextlib.contextmanager
-def two_devices(folder: Path) -> Iterator[Server]:
-    """Two testdevs in one process; the second one's BAR2 is not mappable."""
+def two_devices(folder: Path, mappable: str = "no") -> Iterator[Server]:
+    """Two testdevs in one process; the second one's BAR2 is not mappable, unless told otherwise."""
     paths = [str(folder / "first"), str(folder / "second")]
     config = folder / "devices.toml"
     config.write_text(
         f'[[device]]\ndevice = "testdev"\nsocket = "{paths[0]}"\n'
-        f'[[device]]\ndevice = "testdev"\nsocket = "{paths[1]}"\nset = {{ mappable = "no" }}\n'
+        f'[[device]]\ndevice = "testdev"\nsocket = "{paths[1]}"\nset = {{ mappable = "{mappable}" }}\n'
     )
     with (folder / "log").open("wb") as log, Server(folder, log, ["--config", str(config)], paths) as running:
         yield running

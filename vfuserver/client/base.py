@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from vfuserver.client.channel import Channel, Reply
-from vfuserver.client.guest_memory import GuestMap
+from vfuserver.client.guest_memory import Answer, GuestMap
 from vfuserver.errors import CommandError, PeerError
 from vfuserver.session.command import Command
 from vfuserver.session.commands.version import Version
@@ -96,7 +96,7 @@ class ClientBase:
             on_end=lambda reason: main.end_after_reading(f"the twin socket: {reason}"),
         )
 
-    def _serve(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> bytes:
+    def _serve(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> Answer:
         """A command of the server on the main socket."""
         if self.twin is None:
             return self.guest.serve(number, message_id, flags, payload, fds)

@@ -1,20 +1,22 @@
 """Commands out, replies back, over one connected socket: message ids, futures, time-outs, descriptors.
 
 The bytes go through the same core as the server's (`Stream` and `Pump`), in the client's role: no regions, so every
-command that the server sends comes to `serve`, and every reply to `_take_reply`, which finds its future by message
-id. Commands may be pipelined: `submit` queues one and returns its future; everything queued in one turn of the loop
-leaves in one sendmsg. An id whose caller gave up is not used again before its late reply has come.
+command that the server sends comes to `serve`, which may answer by a coroutine (then further ones wait, in order), and
+every reply to `_take_reply`, which finds its future by message id. Commands may be pipelined: `submit` queues one and
+returns its future; everything queued in one turn of the loop leaves in one sendmsg. An id whose caller gave up is not
+used again before its late reply has come.
 
 It must not know any command's layout.
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 from vfuserver._core import Pump, Stream
@@ -29,7 +31,8 @@ QUEUE_LIMIT: Final = 1 << 20
 """Bytes queued above which `drain` waits for the server to read."""
 
 Serve = Callable[[int, int, int, bytes, list[int]], Any]
-"""serve(number, message id, flags, payload, fds): answers a command of the server (see `Stream`)."""
+"""serve(number, message id, flags, payload, fds): answers a command of the server, by a payload (see `Stream`) or by a
+coroutine that returns one."""
 
 
 class Reply(NamedTuple):
@@ -54,7 +57,7 @@ class Channel:
         """`timeout` is in seconds, for each waited command; `on_end(reason)` is told of the end of the connection."""
         self.timeout = timeout
         self._on_end = on_end
-        self.stream = Stream(serve, self._take_reply, max_transfer=max_transfer)
+        self.stream = Stream(serve, self._take_reply, max_transfer=max_transfer, on_later=self._answer_later)
         self.stream.negotiated = True
         sock.setblocking(False)
         self._socket = sock
@@ -62,6 +65,7 @@ class Channel:
         self._pump = Pump(self.stream, sock.fileno())
         self._ids = itertools.cycle(range(MAX_ID))
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._answering: asyncio.Task[bytes] | None = None
         self._drained: asyncio.Event = asyncio.Event()
         self._flushing = self._writing = False
         self.ended: str | None = None
@@ -109,6 +113,8 @@ class Channel:
         if self.ended is None:
             self._flush()
         self.end("the client has closed the connection")
+        if self._answering is not None:
+            self._answering.cancel()
         self.stream.close()
         self._socket.close()
 
@@ -138,6 +144,24 @@ class Channel:
         self.end(reason)
 
     # -- inside
+
+    def _answer_later(self, answer: object) -> None:
+        assert isinstance(answer, Coroutine)
+        self._answering = self._loop.create_task(answer)
+        self._answering.add_done_callback(self._answered)
+
+    def _answered(self, answer: "asyncio.Task[bytes]") -> None:
+        """The server is told what came of it: CommandError's errno, EIO for any other error."""
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        result = answer.result() if error is None else error
+        if error is not None and not isinstance(error, CommandError):  # such as the end of another connection
+            log.warning("the server is answered EIO: %s", error)
+            result = CommandError(errno.EIO, str(error))
+        if self.ended is None:
+            self.stream.complete(result)
+            self._flush()
 
     def _must_be_open(self) -> None:
         if self.ended is not None:

@@ -1,16 +1,19 @@
 """A guest's memory, and what of it a server may reach by DMA_READ and DMA_WRITE.
 
 It must not know sockets; `GuestMap.serve` answers the server's commands as QEMU does: EFAULT where nothing is mapped,
-EPERM without permission, E2BIG above the limit that the client stated.
+EPERM without permission, E2BIG above the limit that the client stated. Memory that has to ask somebody else first, such
+as another device's region, answers by an awaitable, and then so does `serve`.
 """
 
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
+from inspect import isawaitable
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self, TypeAlias
 
 from vfuserver.client.dirty_log import DirtyLog
 from vfuserver.errors import CommandError
@@ -20,6 +23,19 @@ from vfuserver.session.commands.dma_write import DmaWrite
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.dma_layout import OLD
 from vfuserver.wire import LayoutError
+
+Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
+"""A reply's payload, or what returns it."""
+
+
+class Memory(Protocol):
+    """What can be mapped. Both raise CommandError, at once or when they are awaited."""
+
+    def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
+        """`length` bytes at `offset`."""
+
+    def write(self, offset: int, data: bytes) -> Awaitable[None] | None:
+        """Stores `data` at `offset`."""
 
 
 class GuestMemory:
@@ -61,7 +77,7 @@ class Mapping:
 
     iova: int
     size: int
-    memory: GuestMemory
+    memory: Memory
     offset: int
     access: DmaMapFlags
 
@@ -98,8 +114,8 @@ class GuestMap:
         """Drops every range wholly inside this one."""
         self._mappings = [mapping for mapping in self._mappings if not mapping.inside(iova, size)]
 
-    def serve(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> bytes:
-        """The reply to a command of the server. CommandError."""
+    def serve(self, number: int, message_id: int, flags: int, payload: bytes, fds: list[int]) -> Answer:
+        """The reply to a command of the server. CommandError, at once or when it is awaited."""
         with Descriptors(fds):
             if number not in (DmaRead.number, DmaWrite.number):
                 raise CommandError(errno.ENOSYS, f"command {number} of a server is not known")
@@ -107,24 +123,29 @@ class GuestMap:
                 raise CommandError(errno.EINVAL, "DMA messages carry no descriptors")
             return self._read(payload) if number == DmaRead.number else self._write(payload)
 
-    def _read(self, payload: bytes) -> bytes:
+    def _read(self, payload: bytes) -> Answer:
         address, count = self._arguments(DmaRead.name, payload)
-        data = b"".join(
-            piece.memory.read(piece.offset + at, size) for piece, at, size in self._pieces(address, count, "READ")
-        )
+        pieces = self._pieces(address, count, "READ")
+        steps = [partial(piece.memory.read, piece.offset + at, size) for piece, at, size in pieces]
+        return _in_turn(steps, lambda parts: self._read_reply(address, count, b"".join(parts)))
+
+    def _read_reply(self, address: int, count: int, data: bytes) -> bytes:
         if self.old_layout:
             return OLD.request(address, count, memoryview(data))
         return DmaRead.reply.build(address=address, data=data)
 
-    def _write(self, payload: bytes) -> bytes:
+    def _write(self, payload: bytes) -> Answer:
         address, count = self._arguments(DmaWrite.name, payload)
         data = payload[OLD.head.size if self.old_layout else DmaWrite.request.size :]
         if len(data) < count:
             raise CommandError(errno.EINVAL, f"{len(data)} bytes for a DMA_WRITE of {count}")
-        done = 0
+        steps = []
         for piece, at, size in self._pieces(address, count, "WRITE"):
-            piece.memory.write(piece.offset + at, data[done : done + size])
-            done += size
+            steps.append(partial(piece.memory.write, piece.offset + at, data[:size]))
+            data = data[size:]
+        return _in_turn(steps, lambda _: self._write_reply(address, count))
+
+    def _write_reply(self, address: int, count: int) -> bytes:
         if self.log is not None:
             self.log.mark(address, count)
         return b"" if self.bare_write_reply else DmaWrite.reply.pack(address, count)
@@ -158,3 +179,27 @@ class GuestMap:
             if mapping.iova <= address < mapping.iova + mapping.size:
                 return mapping
         raise CommandError(errno.EFAULT, f"{address:#x} is not mapped")
+
+
+def _in_turn(steps: Sequence[Callable[[], Any]], reply: Callable[[list[Any]], bytes]) -> Answer:
+    """`reply` of what the steps return; a coroutine from the first one on that has to be waited for."""
+    results: list[Any] = []
+    for number, step in enumerate(steps):
+        result = step()
+        if isawaitable(result):
+            return _go_on(result, steps[number + 1 :], results, reply)
+        results.append(result)
+    return reply(results)
+
+
+async def _go_on(
+    waited_for: Awaitable[Any],
+    steps: Sequence[Callable[[], Any]],
+    results: list[Any],
+    reply: Callable[[list[Any]], bytes],
+) -> bytes:
+    results.append(await waited_for)
+    for step in steps:
+        result = step()
+        results.append(await result if isawaitable(result) else result)
+    return reply(results)

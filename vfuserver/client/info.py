@@ -45,12 +45,16 @@ class RegionInfo:
         """The first descriptor, or -1."""
         return self.fds[0] if self.fds else -1
 
+    def file_of(self, area: MmapArea) -> tuple[int, int]:
+        """An area's descriptor, and where in that file it begins."""
+        return (area.fd, area.fd_offset) if area.fd >= 0 else (self.fd, self.offset + area.offset)
+
     def mmap(self, area: MmapArea | None = None) -> mmap.mmap:
         """Maps one area, or the whole region; the caller closes it. LocalError: the region has no descriptor."""
         if self.fd < 0:
             raise LocalError(f"region {self.index} came without a descriptor, so nothing of it can be mapped")
         area = area or MmapArea(0, self.size)
-        fd, offset = (area.fd, area.fd_offset) if area.fd >= 0 else (self.fd, self.offset + area.offset)
+        fd, offset = self.file_of(area)
         writable = mmap.PROT_WRITE if self.flags & RegionFlags.WRITE else 0
         return mmap.mmap(fd, area.size, mmap.MAP_SHARED, mmap.PROT_READ | writable, offset=offset)
 
