@@ -12,8 +12,8 @@ from vfuserver.engine import Server, listen
 from vfuserver.guest import Machine, Plug
 
 IDIO, EDU, TESTDEV, PVPANIC = "gpio-idio-16", "edu", "testdev", "pvpanic"
-AF_CARD = "af-card"
-OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py")}
+AF_CARD, TARGET = "af-card", "target"
+OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py"), TARGET: Path(__file__).with_name("target.py")}
 """Models that are no devices of the project, by file."""
 
 Options = Mapping[str, str]
@@ -43,6 +43,15 @@ class Rig:
     async def write(self, device: str, bar: int | str, offset: int, value: int, width: int = 4) -> None:
         """A store by the guest's CPU."""
         await self.pcitool("write", device, bar, offset, width, value)
+
+    async def bar(self, device: str, index: int) -> int:
+        """The bus address of a BAR, as the guest's kernel has assigned it."""
+        table = await self.guest.check(f"cat /sys/bus/pci/devices/{self.bdf(device)}/resource")
+        return int(table.splitlines()[index].split()[0], 16)
+
+    async def copy(self, source: int, destination: int, length: int) -> int:
+        """Lets testdev copy between bus addresses; its status afterwards."""
+        return int(await self.pcitool("testdev-copy", TESTDEV, source, destination, length), 16)
 
     async def setpci(self, device: str, *words: str) -> list[str]:
         """setpci on a device: the values that it prints."""

@@ -1,5 +1,6 @@
 """The same devices where memory is reached otherwise: through a vIOMMU, by messages only, without descriptors."""
 
+import errno
 import re
 
 import pytest
@@ -8,19 +9,33 @@ from tests.system.rig import EDU, IDIO, TESTDEV, rig
 
 pytestmark = pytest.mark.guest
 
-EMPTY_UNMAP = re.compile(r"vfio_container_dma_unmap\(.*\) = -2 ")
+FAILED = 0x80000000
+EMPTY_UNMAP = re.compile(r"vfio_container_dma_unmap\(.*\) = -2 |async request:? command 3 error No such file")
 """QEMU unmaps ranges that hold nothing when the guest turns translation on, and prints the ENOENT it gets (S1.10)."""
 
 
 async def test_vfio_in_the_guest_moves_data_and_gets_msi_through_a_viommu(caplog: pytest.LogCaptureFixture) -> None:
-    """vfio-pci, type1, MSI: maps come one page at a time and go in ranges that cover many (field-notes G)."""
-    async with rig("q35-viommu", {EDU: {}}, spare=["vfio-pci", "vfio_iommu_type1"]) as running:
+    """vfio-pci, type1, MSI: maps come one page at a time and go in ranges that cover many (field-notes G).
+
+    Every byte of testdev's DMA as well; without vfio the guest's translation lets nothing through, and after a reset
+    of the machine, which switches translation off and on, all is as before (S1.10).
+    """
+    async with rig("q35-viommu", {EDU: {}, TESTDEV: {}}, spare=["vfio-pci", "vfio_iommu_type1"]) as running:
         await running.guest.check("modprobe vfio-pci && modprobe vfio_iommu_type1")
         await running.guest.check(f"pcitool bind {running.bdf(EDU)} vfio-pci")
         for _ in range(3):
             printed = (await running.pcitool("vfio", EDU)).lower()
             assert "verified 4096 bytes" in printed
             assert "msi received" in printed
+        for _ in range(2):
+            await running.guest.check(f"pcitool bind {running.bdf(TESTDEV)} vfio-pci")
+            for _ in range(2):
+                assert "verified" in await running.pcitool("testdev-vfio", TESTDEV)
+            await running.guest.check(f"echo {running.bdf(TESTDEV)} > /sys/bus/pci/drivers/vfio-pci/unbind")
+            assert await running.copy(0x100000, 0x200000, 64) == FAILED | errno.EFAULT
+            await running.guest.reset()
+            await running.find()
+            await running.guest.check("modprobe vfio-pci && modprobe vfio_iommu_type1")
         unexpected = [line for line in running.guest.qemu_log.splitlines() if not EMPTY_UNMAP.search(line)]
     assert unexpected == []
     assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
@@ -28,8 +43,9 @@ async def test_vfio_in_the_guest_moves_data_and_gets_msi_through_a_viommu(caplog
 
 async def test_message_dma_reaches_memory_that_has_no_descriptor() -> None:
     """Default RAM: DMA_READ and DMA_WRITE, sent after the register write was answered."""
-    async with rig("q35-messages", {EDU: {}}) as running:
+    async with rig("q35-messages", {EDU: {}, TESTDEV: {}}) as running:
         assert "verified 4096 bytes" in (await running.pcitool("phys-dma", EDU)).lower()
+        assert "verified" in await running.pcitool("testdev-dma", TESTDEV)
         assert running.guest.qemu_log == ""
 
 

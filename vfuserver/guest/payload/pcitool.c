@@ -2,7 +2,7 @@
  * pcitool - PCI devices from user space in a test guest: registers, timing, DMA, vfio-pci.
  *
  * A static program for an initramfs. Registers are reached through /sys/bus/pci/devices/BDF/resourceN (memory BARs by
- * mmap, I/O BARs by pread/pwrite); DMA is in pcitool_dma.c, vfio-pci in pcitool_vfio.c, interrupts in pcitool_irq.c. One sub-command per call (the table at the end); every
+ * mmap, I/O BARs by pread/pwrite); DMA is in pcitool_dma.c and pcitool_testdev.c, vfio-pci in pcitool_vfio.c, interrupts in pcitool_irq.c. One sub-command per call (the table at the end); every
  * failure is one line on stderr and exit code 1.
  */
 
@@ -253,6 +253,9 @@ static const struct command {
     {"bind", do_bind, 2, 2, "BDF DRIVER"},
     {"phys-dma", phys_dma, 1, 2, "BDF [BYTES]   (edu)"},
     {"vfio", vfio_dma, 1, 2, "BDF [BYTES]   (edu bound to vfio-pci)"},
+    {"testdev-dma", testdev_dma, 1, 1, "BDF   (testdev)"},
+    {"testdev-vfio", testdev_vfio, 1, 1, "BDF   (testdev bound to vfio-pci)"},
+    {"testdev-copy", testdev_copy, 4, 4, "BDF SOURCE DESTINATION BYTES   (testdev, bus addresses; prints its status)"},
     {"vfio-irq", vfio_irq, 3, 3, "BDF msi|msix COUNT   (testdev bound to vfio-pci)"},
 };
 

@@ -53,5 +53,10 @@ void vfio_arm(int device, unsigned index, int *events, unsigned count);
 void phys_dma(int argc, char **argv);
 void vfio_dma(int argc, char **argv);
 
+/* BDF; and BDF SOURCE DESTINATION BYTES. */
+void testdev_dma(int argc, char **argv);
+void testdev_vfio(int argc, char **argv);
+void testdev_copy(int argc, char **argv);
+
 /* BDF msi|msix COUNT. */
 void vfio_irq(int argc, char **argv);
