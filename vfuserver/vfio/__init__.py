@@ -3,6 +3,7 @@
 from vfuserver.vfio.backend import Backend, Client, Interrupts, Irq, Memory, ResetReason
 from vfuserver.vfio.io_event import IoEvent
 from vfuserver.vfio.later import ANSWERING, Later
+from vfuserver.vfio.migration import Migration, MigrationError, MigrationFlags, MigrationState
 from vfuserver.vfio.region import ABSENT, MmapArea, Region, RegionAccess
 from vfuserver.vfio.uapi import (
     PCI_NUM_IRQS,
@@ -40,6 +41,10 @@ __all__ = [
     "IrqSetFlags",
     "Later",
     "Memory",
+    "Migration",
+    "MigrationError",
+    "MigrationFlags",
+    "MigrationState",
     "MmapArea",
     "PciIrq",
     "PciRegion",

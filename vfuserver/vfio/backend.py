@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from vfuserver._core import Gate
 from vfuserver.iommu import OnRevoke, Pieces, View
 from vfuserver.vfio.later import Later
+from vfuserver.vfio.migration import Migration
 from vfuserver.vfio.region import Region
 from vfuserver.vfio.uapi import DeviceFlags, IrqFlags
 
@@ -129,6 +130,8 @@ class Backend(ABC):
     """By VFIO interrupt index; 5 entries for PCI."""
     gate: Gate
     device_flags: DeviceFlags = DeviceFlags.PCI | DeviceFlags.RESET
+    migration: Migration | None = None
+    """How it is saved and loaded. None: it does not migrate."""
 
     @abstractmethod
     def attach(self, client: Client) -> None:
