@@ -42,6 +42,7 @@ from vfuserver.vfio import (
     Backend,
     Client,
     Later,
+    MigrationState,
     PciRegion,
     Region,
     RegionFlags,
@@ -187,6 +188,7 @@ class PciDevice(Backend):
             bar.reset()
         self._reset_state()
         self.config.reset()
+        self.migration_state = MigrationState.RUNNING
         self.on_reset()
         return None
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from vfuserver._core import Gate
 from vfuserver.iommu import OnRevoke, Pieces, View
 from vfuserver.vfio.later import Later
-from vfuserver.vfio.migration import Migration
+from vfuserver.vfio.migration import Migration, MigrationState
 from vfuserver.vfio.region import Region
 from vfuserver.vfio.uapi import DeviceFlags, IrqFlags
 
@@ -132,6 +132,8 @@ class Backend(ABC):
     device_flags: DeviceFlags = DeviceFlags.PCI | DeviceFlags.RESET
     migration: Migration | None = None
     """How it is saved and loaded. None: it does not migrate."""
+    migration_state: MigrationState = MigrationState.RUNNING
+    """Where that stands, whoever is connected: written by what serves the device, and RUNNING after a reset."""
 
     @abstractmethod
     def attach(self, client: Client) -> None:
@@ -143,7 +145,8 @@ class Backend(ABC):
 
     @abstractmethod
     def reset(self, reason: ResetReason) -> Later | None:
-        """The device's one reset. None: done. The client's eventfds and mappings survive (S2.30)."""
+        """The device's one reset. None: done. The client's eventfds and mappings survive (S2.30). One that migrates
+        runs afterwards: whatever the reason, `migration_state` is RUNNING and a stream is forgotten (S3.6)."""
 
     @abstractmethod
     def interrupts_ready(self, index: int, start: int, count: int) -> None:

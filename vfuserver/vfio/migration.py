@@ -57,7 +57,8 @@ class Migration(Protocol):
         """Does one direct arc (S3.4). None: done; a Later is completed with None when it is done.
 
         Any exception: the arc failed and the device is still in `old` (CommandError's errno goes to the client, EIO for
-        others). MigrationError: the device is in the state that it names.
+        others). MigrationError: the device is in the state that it names. A Later that is cancelled (its client is
+        gone, or would not wait longer): the device stays in `old`.
         """
 
     def read(self, size: int) -> bytes:
@@ -66,6 +67,9 @@ class Migration(Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """In RESUMING: the next bytes, in any segmentation (S3.14). CommandError: they cannot belong to a stream."""
+
+    def abandon(self) -> None:
+        """The client is gone in RESUMING: what it wrote is dropped, and the device is in STOP, as it was (S3.23)."""
 
     def left(self) -> int:
         """About how many bytes STOP_COPY would still give, in any state; asking has no effect (S3.13)."""
