@@ -15,9 +15,10 @@ import pytest
 
 from tests.session.device import SCRATCH, SLOW, LittleDevice
 from tests.session.harness import QEMU_JSON, Message, Wire, command
+from tests.session.migrating import MigratingDevice, put
 from vfuserver.session import COMMANDS, Command, Direction
 from vfuserver.session.commands.version import Version
-from vfuserver.vfio import PciRegion
+from vfuserver.vfio import MigrationState, PciRegion
 from vfuserver.wire import NO_REPLY, command_message
 
 PAGE = 4096
@@ -32,6 +33,8 @@ class Row(NamedTuple):
     flags: int = ANY_FLAGS
     huge_argsz: int = 0
     """The errno of an argsz of 4 GiB - 1: it is how much the client takes, unless it is the size of the data."""
+    state: MigrationState = MigrationState.RUNNING
+    """In which the request is good."""
 
 
 def _pack(number: int, *values: int) -> bytes:
@@ -53,6 +56,9 @@ ROWS = {
     "DEVICE_RESET": Row(b""),
     "REGION_WRITE_MULTI": Row(command(15).request.build(wrs=WRITES)),
     "DEVICE_FEATURE": Row(_pack(16, 8, 0x1FFFF), answer=errno.ENOTTY, flags=0x7FFFF),
+    "MIG_DATA_READ": Row(_pack(17, 12, 4), state=MigrationState.STOP_COPY),
+    "MIG_DATA_WRITE": Row(_pack(18, 12, 4) + b"good", state=MigrationState.RESUMING),
+    "GET_PRECOPY_INFO": Row(_pack(19, 24, 0, 0, 0), state=MigrationState.PRE_COPY),
 }
 
 ANSWERED = [one for one in COMMANDS.all() if one.direction is Direction.TO_SERVER and (one.served or one.in_core)]
@@ -75,18 +81,19 @@ def with_field(one: type[Command], field: str, value: int) -> bytes:
 
 
 @pytest.fixture
-def device() -> Iterator[LittleDevice]:
-    backend = LittleDevice()
+def device() -> Iterator[MigratingDevice]:
+    backend = MigratingDevice()
     yield backend
     backend.close()
 
 
 @pytest.fixture
-def wire(device: LittleDevice, request: pytest.FixtureRequest) -> Iterator[Wire]:
+def wire(device: MigratingDevice, request: pytest.FixtureRequest) -> Iterator[Wire]:
     """A connection in the state in which the test's command is legal."""
     wire = Wire(device)
     if request.node.callspec.params["one"] is not Version:
         wire.negotiate()
+        put(device, ROWS[request.node.callspec.params["one"].name].state)
     yield wire
     wire.close()
 

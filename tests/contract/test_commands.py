@@ -182,12 +182,6 @@ def test_no_reply_stays_silent(command: type[Command], wire: Wire) -> None:
     assert wire.session.stream.broken is None
 
 
-@each([command for command in FROM_CLIENT if not (command.served or command.in_core)])
-def test_unserved_command_is_enotsup(command: type[Command], wire: Wire) -> None:
-    assert wire.ask(command, bytes(command.request.size)).errno == errno.ENOTSUP
-    assert wire.ask(command).errno == errno.ENOTSUP
-
-
 @each([command for command in EVERY if command.direction is Direction.TO_CLIENT])
 def test_command_of_the_server_from_a_client_is_enotsup(command: type[Command], wire: Wire) -> None:
     assert wire.ask(command, bytes(command.request.size)).errno == errno.ENOTSUP

@@ -11,6 +11,7 @@ from vfuserver.errors import CommandError, DeclarationError
 from vfuserver.session import FEATURES
 from vfuserver.session.connection import Connection
 from vfuserver.session.feature import Feature, Operation, answer
+from vfuserver.vfio import Later
 from vfuserver.wire import U32, U64, Layout
 
 READ_WRITE, READ_ONLY = 0x7001, 0x7002
@@ -102,6 +103,7 @@ def run(
         reply = answer(wire.session.connection, features.get, argsz, flags, payload)
     except CommandError as error:
         return error.errno
+    assert not isinstance(reply, Later)
     assert struct.unpack_from("=I", reply, 4) == (flags,)
     return reply
 

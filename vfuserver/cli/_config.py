@@ -24,6 +24,7 @@ from vfuserver.cli._logging import LEVELS
 from vfuserver.cli._parameters import file_mode
 from vfuserver.cli._serving import Wanted
 from vfuserver.errors import UsageError
+from vfuserver.session.options import MIGRATION
 
 Check = Callable[[Any], Any]
 """The value, checked and converted; ValueError says what it must be."""
@@ -65,6 +66,9 @@ SESSION: Final[Mapping[str, Check]] = {
     "write_multiple": _flag,
     "twin_socket": _flag,
     "deadline": _typed((int, float), "a time in seconds"),
+    "migration": _one_of(*MIGRATION),
+    "hide_peer_to_peer": _flag,
+    "slow_arc": _typed((int, float), "a time in seconds"),
     "quirks": _typed(dict, "a table"),
 }
 EVERY_DEVICE: Final[Mapping[str, Check]] = {"socket_mode": file_mode, "suggest": _flag, **SESSION}

@@ -54,6 +54,16 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     "--deadline", type=float, metavar="SECONDS", show_default="4", help="When a slow answer becomes ETIMEDOUT."
 )
 @click.option(
+    "--migration",
+    type=click.Choice(["v2", "v1", "both", "none"]),
+    show_default="v2",
+    help="By which version of the protocol devices that migrate are saved and loaded.",
+)
+@click.option("--hide-peer-to-peer", is_flag=True, default=None, help="Do not tell of their P2P states.")
+@click.option(
+    "--slow-arc", type=float, metavar="SECONDS", show_default="1", help="When a change of their state is a warning."
+)
+@click.option(
     "--quirk",
     "quirks",
     type=KeyValue(),

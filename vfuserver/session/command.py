@@ -85,6 +85,11 @@ class Command:
         raise CommandError(errno.ENOTSUP, f"{cls.name} is not served")
 
     @classmethod
+    def offered(cls, connection: Connection) -> bool:
+        """Whether the connection knows it; if not, it is answered like a command that there is not."""
+        return True
+
+    @classmethod
     def check(cls, request: Request) -> None:
         """What holds for every command: no more descriptors than it takes, and its fixed part complete (S3.17)."""
         if len(request.fds) > cls.max_fds:

@@ -3,16 +3,19 @@
 It must not know commands, messages' layouts, or event loops.
 """
 
+import errno
 from dataclasses import asdict, replace
 from typing import Any, Final
 
 from vfuserver._core import Ioas, Stream
+from vfuserver.errors import CommandError
 from vfuserver.iommu import CONTEXT, Access, Kind
 from vfuserver.session.dma_layout import LayoutChoice
 from vfuserver.session.file_trust import FileTrust
 from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
+from vfuserver.session.migration import Machine
 from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
@@ -63,6 +66,8 @@ class Connection:
         self.outgoing = outgoing
         self.twin: Twin | None = None
         """The stream of our own commands, if VERSION agreed on one."""
+        self.machine = _machine(backend, options, log)
+        """Moves a device that migrates; None: it does not, or must not."""
         self._open_lane = open_lane
         self._layout = layout
         self.files = FileTrust(self.ioas, options.quirks[PRIVATE_MEMORY], peer_pid, log)
@@ -72,6 +77,24 @@ class Connection:
         self._recall = Recall(self.ioas, self._access.ask_back, schedule, patience, log)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
+
+    @property
+    def migrates(self) -> bool:
+        """Whether the features and commands of migration's version 2 are there."""
+        return self.machine is not None and self.options.migration_v2
+
+    @property
+    def migration(self) -> Machine:
+        """The machine behind them. CommandError(ENOTTY): they are not there."""
+        if self.machine is None or not self.options.migration_v2:
+            raise CommandError(errno.ENOTTY, f"{self.backend.name} does not migrate, or not by these commands")
+        return self.machine
+
+    def check_transfer(self, size: int) -> None:
+        """CommandError(EINVAL) for more bytes of data than a message may have (max_data_xfer_size)."""
+        if size > self.stream.max_transfer:
+            text = f"{size} bytes, must be at most {self.stream.max_transfer} (max_data_xfer_size)"
+            raise CommandError(errno.EINVAL, text)
 
     @property
     def most_fds(self) -> int:
@@ -149,6 +172,11 @@ class Connection:
             "interrupts": self.irqs.dump(),
         }
 
+    def abandon_migration(self) -> None:
+        """The client has gone: what it was saving or loading is discarded (S3.23)."""
+        if self.machine is not None:
+            self.machine.abandon()
+
     def cut_off(self) -> None:
         """The client is gone: it rings no more, and the device's DMA fails with ENODEV, what is under way included."""
         self.io_events.close()
@@ -165,6 +193,12 @@ class Connection:
         self.stream.close()
         if self.twin is not None:
             self.twin.stream.close()
+
+
+def _machine(backend: Backend, options: SessionOptions, log: ConnectionLog) -> Machine | None:
+    if backend.migration is None or not (options.migration_v1 or options.migration_v2):
+        return None
+    return Machine(backend, backend.migration, log, p2p=not options.hide_peer_to_peer, slow=options.slow_arc)
 
 
 def _enter(ioas: Ioas, access: Access, name: str) -> list[tuple[Kind, int]]:

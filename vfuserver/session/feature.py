@@ -17,6 +17,7 @@ from vfuserver.errors import CommandError, DeclarationError
 from vfuserver.session.command import need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.registry import Registry
+from vfuserver.vfio import Later
 from vfuserver.wire import EMPTY, U32, Layout
 
 
@@ -55,6 +56,11 @@ class Feature:
         FEATURES.add(cls)
 
     @classmethod
+    def offered(cls, connection: Connection) -> bool:
+        """Whether the connection's device has it; if not, it is as unknown as any other (ENOTTY)."""
+        return True
+
+    @classmethod
     def reply_size(cls, connection: Connection, data: bytes) -> int:
         """Bytes that `get` will give for a request's `data`: a client without room for them is told so, and nothing is
         done. CommandError, also for whatever `get` would refuse."""
@@ -66,8 +72,9 @@ class Feature:
         raise CommandError(errno.EINVAL, f"{cls.name} cannot be read")
 
     @classmethod
-    def set(cls, connection: Connection, data: bytes) -> bytes:
-        """Sets the feature; returns the data of the reply (normally the request's own). CommandError."""
+    def set(cls, connection: Connection, data: bytes) -> bytes | Later:
+        """Sets the feature; returns the data of the reply (normally the request's own), or a Later that ends with
+        them. CommandError."""
         raise CommandError(errno.EINVAL, f"{cls.name} cannot be set")
 
 
@@ -79,9 +86,9 @@ FEATURES: Final[Registry[int, Feature]] = Registry(
 Find = Callable[[int], type[Feature] | None]
 
 
-def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: bytes) -> bytes | bytearray:
+def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: bytes) -> bytes | bytearray | Later:
     """The reply to a DEVICE_FEATURE with this payload. CommandError, in the order of the module's docstring."""
-    feature = _checked(find, argsz, flags)
+    feature = _checked(connection, find, argsz, flags)
     if flags & Operation.PROBE:
         return payload[:FIXED]
     data = payload[FIXED:]
@@ -89,11 +96,13 @@ def answer(connection: Connection, find: Find, argsz: int, flags: int, payload: 
     if len(data) < layout.size:
         raise CommandError(errno.EINVAL, f"{feature.name}: {len(data)} bytes of data, must be at least {layout.size}")
     if flags & Operation.SET:
-        return payload[:FIXED] + feature.set(connection, data)
+        answered = feature.set(connection, data)
+        head = payload[:FIXED]
+        return answered.map(lambda own: head + own) if isinstance(answered, Later) else head + answered
     return _get(connection, feature, argsz, flags, data)
 
 
-def _checked(find: Find, argsz: int, flags: int) -> type[Feature]:
+def _checked(connection: Connection, find: Find, argsz: int, flags: int) -> type[Feature]:
     need_argsz(argsz, FIXED)
     if flags & ~DEFINED:
         raise CommandError(errno.EINVAL, f"flags {flags:#x} with undefined bits {flags & ~DEFINED:#x}")
@@ -101,7 +110,7 @@ def _checked(find: Find, argsz: int, flags: int) -> type[Feature]:
     if flags & both == both and not flags & Operation.PROBE:
         raise CommandError(errno.EINVAL, f"flags {flags:#x}: GET and SET together need PROBE")
     feature = find(flags & INDEX_MASK)
-    if feature is None:
+    if feature is None or not feature.offered(connection):
         raise CommandError(errno.ENOTTY, f"unknown feature {flags & INDEX_MASK}")
     asked = Operation(flags & ~INDEX_MASK)
     if not asked or asked & both & ~int(feature.operations):

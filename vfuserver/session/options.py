@@ -18,6 +18,7 @@ MAX_DMA_BYTES: Final = (1 << 64) - 1
 MAX_DMA_VIEWS: Final = 1 << 16
 """A process has that many mappings, and no more, unless its system says otherwise (vm.max_map_count)."""
 PAGE: Final = 4096
+MIGRATION: Final = ("v2", "v1", "both", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class SessionOptions:
     seconds that an unmapped view may still be held (at most half of the deadline), are this end's alone.
     `write_multiple` is off unless asked for: QEMU before 11.0 gets slower by it (C.4).
     `twin_socket` gives a client that proposes it a second socket for our own commands.
+    `migration` says which of its two versions a device that migrates offers: v2, v1, both or none. With
+    `hide_peer_to_peer` its P2P states are not told; an arc of more than `slow_arc` seconds is a warning (S3.26).
     `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
 
@@ -42,6 +45,9 @@ class SessionOptions:
     write_multiple: bool = False
     twin_socket: bool = True
     deadline: float = 4.0
+    migration: str = "v2"
+    hide_peer_to_peer: bool = False
+    slow_arc: float = 1.0
     quirks: Mapping[str, str] = field(default_factory=dict)
     capabilities: Capabilities = field(init=False, repr=False)
 
@@ -57,8 +63,22 @@ class SessionOptions:
             raise UsageError(f"deadline must be a time in seconds, not {self.deadline}")
         if self.revoke_after < 0:
             raise UsageError(f"revoke_after must be a time in seconds, not {self.revoke_after}")
+        if self.slow_arc < 0:
+            raise UsageError(f"slow_arc must be a time in seconds, not {self.slow_arc}")
+        if self.migration not in MIGRATION:
+            raise UsageError(f"migration must be {', '.join(MIGRATION)}, not {self.migration!r}")
         object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
+
+    @property
+    def migration_v1(self) -> bool:
+        """Whether devices that migrate have the region of version 1, and command 14."""
+        return self.migration in ("v1", "both")
+
+    @property
+    def migration_v2(self) -> bool:
+        """Whether they have the features and commands of version 2."""
+        return self.migration in ("v2", "both")
 
     @property
     def dma_page(self) -> int:

@@ -126,6 +126,7 @@ class Session:
         self._holding.cancel()
         self.connection.cut_off()
         if self._attached:
+            self.connection.abandon_migration()
             self._detach()
         self.connection.close()
         self.log.tell_withheld()
@@ -159,7 +160,7 @@ class Session:
 
     def _find(self, number: int) -> type[Command]:
         command = COMMANDS.get(number)
-        if command is None or command.direction is not Direction.TO_SERVER:
+        if command is None or command.direction is not Direction.TO_SERVER or not command.offered(self.connection):
             raise CommandError(errno.ENOTSUP, f"no command {number} of a client is known")
         if not command.served:
             raise CommandError(errno.ENOTSUP, f"{command.name} is not served")

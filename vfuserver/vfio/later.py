@@ -8,6 +8,7 @@ client's own time-out kills the connection. It must not know sessions, loops or 
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 ANSWERING: ContextVar[bool] = ContextVar("vfuserver_answering", default=False)
 """True inside code whose completion a client's command waits for: message DMA must not be awaited there."""
@@ -60,6 +61,12 @@ class Later:
             callback(self._result)
         else:
             self._callback = callback
+
+    def map(self, change: Callable[[Any], object]) -> "Later":
+        """This one, whose result is `change(result)` where it succeeds. Cancelling it cancels this one."""
+        other = Later(self.what, on_cancel=self.cancel)
+        self.when_done(lambda own: other.set_result(own if isinstance(own, BaseException) else change(own)))
+        return other
 
     def then(self, more: Callable[[], "Later | None"]) -> "Later":
         """This one and what `more()` does after it, as one answer: None, or the first error, which ends it.

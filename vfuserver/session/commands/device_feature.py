@@ -1,6 +1,6 @@
 """DEVICE_FEATURE: the door to `vfuserver.session.features`."""
 
-from vfuserver.session.command import Command, Request
+from vfuserver.session.command import Answer, Command, Request
 from vfuserver.session.connection import Connection
 from vfuserver.session.feature import FEATURES, answer
 from vfuserver.wire import U32, Layout, Rest
@@ -13,7 +13,7 @@ class DeviceFeature(Command, number=16, name="DEVICE_FEATURE"):
     reply = Layout("argsz" / U32, "flags" / U32, "data" / Rest)
 
     @classmethod
-    def handle(cls, connection: Connection, request: Request) -> bytes | bytearray:
+    def handle(cls, connection: Connection, request: Request) -> Answer:
         """Asks the feature. ENOTTY: there is none of this index."""
         argsz, flags = request.integers
         return answer(connection, FEATURES.get, argsz, flags, request.payload)
