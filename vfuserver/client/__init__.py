@@ -12,6 +12,7 @@ from vfuserver.client.guest_memory import GuestMap, GuestMemory
 from vfuserver.client.info import DeviceInfo, IrqInfo, RegionInfo
 from vfuserver.client.interrupt import Interrupt
 from vfuserver.client.io_fds import IoFd, RegionIoFds
+from vfuserver.client.migration_commands import PrecopyInfo
 
 __all__ = [
     "QEMU_PROPOSAL",
@@ -25,6 +26,7 @@ __all__ = [
     "Interrupt",
     "IoFd",
     "IrqInfo",
+    "PrecopyInfo",
     "RegionInfo",
     "RegionIoFds",
     "Reply",

@@ -113,9 +113,11 @@ class ClientBase:
             return None
         return await self.channel.command(number, payload, fds)
 
-    async def ask(self, command: type[Command], payload: bytes = b"", fds: Sequence[int] = ()) -> bytes:
+    async def ask(
+        self, command: type[Command], payload: bytes = b"", fds: Sequence[int] = (), *, timeout: float | None = None
+    ) -> bytes:
         """A declared command whose reply carries no descriptors: its payload, complete in its fixed part."""
-        return self.complete(command, await self.channel.command(command.number, payload, fds))
+        return self.complete(command, await self.channel.command(command.number, payload, fds, timeout=timeout))
 
     async def ask_for_fds(self, command: type[Command], payload: bytes = b"") -> tuple[bytes, Descriptors]:
         """As `ask`, for a reply that may carry descriptors; they are the caller's to close."""

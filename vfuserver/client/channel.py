@@ -86,15 +86,21 @@ class Channel:
         """Queues a command with No_reply: nobody learns how it ended."""
         self._queue(command_message(number, self._free_id(), payload, NO_REPLY), fds)
 
-    async def command(self, number: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Reply:
-        """Sends a command and waits for its reply. CommandError, ReplyTimeoutError, DisconnectedError."""
+    async def command(
+        self, number: int, payload: bytes = b"", fds: Sequence[int] = (), *, timeout: float | None = None
+    ) -> Reply:
+        """Sends a command and waits for its reply, `timeout` seconds if this one is slower than others.
+
+        CommandError, ReplyTimeoutError, DisconnectedError.
+        """
+        seconds = self.timeout if timeout is None else timeout
         future = self.submit(number, payload, fds)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
             raise ReplyTimeoutError(
-                f"no reply to command {number} within {self.timeout:g} s ({len(self._waiting)} commands are waiting)"
+                f"no reply to command {number} within {seconds:g} s ({len(self._waiting)} commands are waiting)"
             ) from None
 
     async def drain(self) -> None:

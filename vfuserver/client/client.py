@@ -20,9 +20,10 @@ from vfuserver.client.dma_commands import DmaCommands
 from vfuserver.client.errors import DisconnectedError
 from vfuserver.client.irq_commands import IrqCommands
 from vfuserver.client.logging_commands import LoggingCommands
+from vfuserver.client.migration_commands import MigrationCommands
 
 
-class Client(LoggingCommands, IrqCommands, DmaCommands):
+class Client(LoggingCommands, MigrationCommands, IrqCommands, DmaCommands):
     """One client on one server."""
 
     @classmethod

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from vfuserver.client.base import ClientBase
 from vfuserver.client.info import DeviceInfo, RegionInfo
 from vfuserver.client.io_fds import RegionIoFds, decode_io_fds
-from vfuserver.errors import PeerError
+from vfuserver.errors import CommandError, PeerError
 from vfuserver.session.commands.device_feature import DeviceFeature
 from vfuserver.session.commands.device_get_info import DeviceGetInfo
 from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInfo
@@ -94,13 +94,27 @@ class RegionCommands(ClientBase):
         await self.ask(DeviceReset)
 
     async def feature(
-        self, index: int, operation: Operation = Operation.GET, data: bytes = b"", *, argsz: int | None = None
+        self,
+        index: int,
+        operation: Operation = Operation.GET,
+        data: bytes = b"",
+        *,
+        argsz: int | None = None,
+        timeout: float | None = None,
     ) -> bytes:
         """DEVICE_FEATURE: the data of the reply. `argsz` defaults to what a reply of our own limit may need."""
         room = argsz if argsz is not None else FIXED + self.guest.max_transfer
         request = DeviceFeature.request.build(argsz=room, flags=index | operation, data=data)
-        reply = await self.ask(DeviceFeature, request)
+        reply = await self.ask(DeviceFeature, request, timeout=timeout)
         return reply[FIXED:]
+
+    async def offers(self, index: int, operation: Operation) -> bool:
+        """Whether the server has a feature with these operations (PROBE); nothing is done."""
+        try:
+            await self.feature(index, Operation.PROBE | operation)
+        except CommandError:
+            return False
+        return True
 
     # -- configuration space (region 7)
 

@@ -1,0 +1,106 @@
+"""The client's commands on migration: the device's state as a number, and as a stream of bytes.
+
+What the bytes mean is the server's own business; they are only carried. It must not know files or a second server.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Final, NamedTuple
+
+from vfuserver.client.region_commands import RegionCommands
+from vfuserver.errors import PeerError
+from vfuserver.session.commands.get_precopy_info import GetPrecopyInfo
+from vfuserver.session.commands.mig_data_read import MigDataRead
+from vfuserver.session.commands.mig_data_write import MigDataWrite
+from vfuserver.session.descriptors import Descriptors
+from vfuserver.session.feature import Operation
+from vfuserver.vfio import MigrationFlags, MigrationState
+from vfuserver.wire import S32, U32, U64, Layout
+
+MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE = 1, 2, 9
+"""VFIO_DEVICE_FEATURE_* (linux/vfio.h), with their data:"""
+FLAGS: Final = Layout("flags" / U64)
+DEVICE_STATE: Final = Layout("device_state" / U32, "data_fd" / S32)
+DATA_SIZE: Final = Layout("stop_copy_length" / U64)
+STATE_TIMEOUT: Final = 60.0
+"""Seconds that a change of state may take by default: it is answered when the last arc is done (S3.6)."""
+NO_DATA_FD: Final = -1
+
+
+class PrecopyInfo(NamedTuple):
+    """Estimates of what is left to read before the device stops, in bytes."""
+
+    initial_bytes: int
+    dirty_bytes: int
+
+
+class MigrationCommands(RegionCommands):
+    """DEVICE_FEATURE 1, 2 and 9, GET_PRECOPY_INFO, MIG_DATA_READ and MIG_DATA_WRITE."""
+
+    async def migration_flags(self) -> MigrationFlags:
+        """What the device's migration can do. CommandError: it does not migrate."""
+        return MigrationFlags(FLAGS.unpack(await self.feature(MIGRATION))[0])
+
+    async def device_state(self) -> MigrationState:
+        """The state that the device is in. CommandError; PeerError: one that is none."""
+        number = DEVICE_STATE.unpack(await self.feature(MIG_DEVICE_STATE))[0]
+        try:
+            return MigrationState(number)
+        except ValueError:
+            raise PeerError(f"the server says that its device is in state {number}, which is none") from None
+
+    async def set_device_state(self, state: MigrationState, *, timeout: float = STATE_TIMEOUT) -> None:
+        """Has the device go to a state, by whichever way leads there; returns when it is there.
+
+        CommandError: it is elsewhere, see `device_state` (S3.7).
+        """
+        data = DEVICE_STATE.pack(state, NO_DATA_FD)
+        await self.feature(MIG_DEVICE_STATE, Operation.SET, data, timeout=max(timeout, self.channel.timeout))
+
+    async def data_size(self) -> int:
+        """About how many bytes STOP_COPY would still give. CommandError: the server does not say."""
+        return DATA_SIZE.unpack(await self.feature(MIG_DATA_SIZE))[0]
+
+    async def precopy_info(self) -> PrecopyInfo:
+        """What is left to read before the device stops. CommandError: not in pre-copy, or the server does not say."""
+        request = GetPrecopyInfo.request.pack(GetPrecopyInfo.request.size, 0, 0, 0)
+        _, _, initial, dirty = GetPrecopyInfo.reply.unpack(await self.ask(GetPrecopyInfo, request))
+        return PrecopyInfo(initial, dirty)
+
+    @property
+    def state_piece(self) -> int:
+        """Bytes of state that one message carries at most: the smaller max_data_xfer_size of both ends."""
+        return min(self.guest.max_transfer, self.server.max_data_xfer_size)
+
+    async def read_state(self, size: int) -> bytes:
+        """The stream's next `size` bytes, fewer where no more are there (now, or in STOP_COPY at all)."""
+        data = bytearray()
+        while len(data) < size:
+            asked = min(size - len(data), self.state_piece)
+            data += (piece := await self._read_piece(asked))
+            if len(piece) < asked:
+                break
+        return bytes(data)
+
+    async def state_pieces(self) -> AsyncGenerator[bytes, None]:
+        """The stream in pieces until one comes empty: its end in STOP_COPY, all that there is now in pre-copy."""
+        while piece := await self._read_piece(self.state_piece):
+            yield piece
+
+    async def write_state(self, data: bytes | bytearray | memoryview) -> None:
+        """The stream's next bytes."""
+        rest = memoryview(data)
+        while rest:
+            piece, rest = rest[: self.state_piece], rest[self.state_piece :]
+            head = MigDataWrite.request.pack(MigDataWrite.request.size + len(piece), len(piece))
+            reply = await self.channel.command(MigDataWrite.number, head + piece, timeout=STATE_TIMEOUT)
+            Descriptors(reply.fds).close()
+
+    async def _read_piece(self, size: int) -> bytes:
+        """One MIG_DATA_READ. libvfio-user pads its reply up to the size that was asked for."""
+        fixed = MigDataRead.request.size
+        request = MigDataRead.request.pack(fixed + size, size)
+        reply = await self.ask(MigDataRead, request, timeout=STATE_TIMEOUT)
+        count = MigDataRead.reply.unpack(reply)[1]
+        if count > size or len(reply) < fixed + count:
+            raise PeerError(f"{len(reply) - fixed} bytes came as {count} for a MIG_DATA_READ of {size}")
+        return reply[fixed : fixed + count]
