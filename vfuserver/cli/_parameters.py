@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +16,7 @@ else:
 
 F = TypeVar("F", bound=Callable[..., Any])
 HIGHEST_MODE = 0o777
+SHIFTS = {"K": 10, "M": 20, "G": 30}
 
 
 class KeyValue(ParamType):
@@ -43,6 +45,23 @@ class Number(ParamType):
             return value if isinstance(value, int) else int(value, 0)
         except ValueError:
             self.fail(f"must be a whole number (0x for hexadecimal), not {value!r}", param, ctx)
+
+
+class Size(ParamType):
+    """A number of bytes; K, M and G behind it mean KiB, MiB and GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """64M is 67108864."""
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        shift = SHIFTS.get(text[-1:].upper(), 0)
+        try:
+            return int(text[:-1] if shift else text, 0) << shift
+        except ValueError:
+            self.fail(f"must be a number of bytes such as 4096, 64M or 1G, not {value!r}", param, ctx)
 
 
 class FileMode(ParamType):
@@ -85,6 +104,12 @@ def complete_topologies(_ctx: click.Context, _param: click.Parameter, typed: str
     return [CompletionItem(name, help=load_topology(name).description) for name in names]
 
 
+SERVER_SOCKET = click.Path(path_type=Path)
+"""The socket of a server that is to be connected to."""
+SAVED_FILE = click.Path(path_type=Path, dir_okay=False)
+"""A file of `vfuserver save`."""
+
+
 def device_argument(**settings: Any) -> Callable[[F], F]:
     """DEVICE."""
     return click.argument("device", shell_complete=complete_devices, **settings)
@@ -109,6 +134,13 @@ def topology_option(default: str) -> Callable[[F], F]:
 def json_option(text: str = "Print JSON.") -> Callable[[F], F]:
     """--json, named `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def timeout_option(seconds: float = 5.0) -> Callable[[F], F]:
+    """--timeout SECONDS."""
+    return click.option(
+        "--timeout", type=float, default=seconds, metavar="SECONDS", help="How long one reply may take."
+    )
 
 
 def pairs(settings: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -5,12 +5,14 @@ question is part of the result. It must not know how the result is shown.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from vfuserver.cli._table import flags
-from vfuserver.client import Client, DisconnectedError
+from vfuserver.client import Client, DisconnectedError, ReplyTimeoutError
 from vfuserver.errors import CommandError, VfuserverError
 from vfuserver.pci import registered, walk, walk_extended
 from vfuserver.pci.capability import ExtendedCapability
@@ -26,16 +28,24 @@ async def probe(socket: Path, timeout: float) -> dict[str, Any]:
 
     VfuserverError: nobody listens there, it is busy, or its replies make no sense.
     """
+    async with connected(socket, timeout) as client:
+        return await ask(client, socket)
+
+
+@asynccontextmanager
+async def connected(socket: Path, timeout: float) -> AsyncIterator[Client]:
+    """A client that has negotiated. VfuserverError: nobody listens at `socket`, or the server is busy."""
     async with await Client.open(socket, timeout=timeout) as client:
         try:
             await client.negotiate()
-            return await _ask(client, socket)
-        except DisconnectedError as error:
+        except (DisconnectedError, ReplyTimeoutError) as error:
             hint = "a server takes one client at a time: is the device in use?"
             raise VfuserverError(f"{socket}: {error} ({hint})") from error
+        yield client
 
 
-async def _ask(client: Client, socket: Path) -> dict[str, Any]:
+async def ask(client: Client, socket: Path) -> dict[str, Any]:
+    """The same of a client that has negotiated."""
     info = await client.device_info()
     pci = bool(info.flags & DeviceFlags.PCI)
     image = await _config_space(client) if pci and info.num_regions > PciRegion.CONFIG else b""

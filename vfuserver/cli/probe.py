@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vfuserver.cli._parameters import json_option
+from vfuserver.cli._parameters import json_option, timeout_option
 from vfuserver.cli._table import size, table
 
 
@@ -14,7 +14,7 @@ from vfuserver.cli._table import size, table
 @click.argument("socket", type=click.Path(path_type=Path))
 @json_option()
 @click.option("--config-space", is_flag=True, help="Print configuration space as `lspci -xxxx` does, and nothing else.")
-@click.option("--timeout", type=float, default=5.0, metavar="SECONDS", help="How long one reply may take.")
+@timeout_option()
 def command(socket: Path, as_json: bool, config_space: bool, timeout: float) -> None:
     """Connect to the vfio-user server at SOCKET, anybody's, and show what it offers.
 

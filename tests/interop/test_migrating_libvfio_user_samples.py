@@ -1,0 +1,247 @@
+"""Our client and tools move the device of libvfio-user's samples, where LIBVFIO_USER_SAMPLES names their folder.
+
+`server` must be from before its #832: since then it refuses its own BAR1 and ends (field-notes F). It serves one client
+and ends with it; it goes on only with a time in BAR0 that is not over, and begins its stream again after pre-copy.
+"""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.interop.conftest import PROGRAM, eventually
+from vfuserver.cli._migrating import Migration
+from vfuserver.cli._mirror import Mirror
+from vfuserver.cli._moving import End, destination_at, going_on_after_failure, load, save, source_at
+from vfuserver.cli._saved_file import NewFile, SavedFile
+from vfuserver.client import Client
+from vfuserver.errors import CommandError, VfuserverError
+from vfuserver.vfio import MigrationFlags, MigrationState
+
+SAMPLES = os.environ.get("LIBVFIO_USER_SAMPLES", "")
+pytestmark = pytest.mark.skipif(not SAMPLES, reason="LIBVFIO_USER_SAMPLES does not name libvfio-user's samples")
+
+PAGE, BAR1, WHOLE = 4096, 3 * 4096, 3 * 4096 + 8
+CONTENT = random.Random(BAR1).randbytes(PAGE)
+"""Of BAR1's first page: reads of the sample's BAR1 give its beginning, whatever their offset."""
+FUTURE = 3600
+"""Seconds until the sample's interrupt: after the test."""
+SECONDS = 10.0
+
+Start = Callable[..., Path]
+STATES = MigrationState
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """start("a", "server", ...) starts a sample program and returns its socket; it is killed at the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def starter(name: str, program: str = "server", *words: str) -> Path:
+        path = tmp_path / name
+        command = [str(Path(SAMPLES) / program), *words, str(path)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        assert eventually(lambda: path.exists() or process.poll() is not None)
+        if process.poll() is not None:
+            pytest.skip(f"this {program} ends at once: {process.communicate()[1].strip()}")
+        return path
+
+    yield starter
+    for process in running:
+        process.kill()
+        process.communicate(timeout=SECONDS)
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line."""
+    return subprocess.run([PROGRAM, *map(str, words)], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+async def fill(client: Client) -> bytes:
+    """Something to recognise in both BARs; what the sample's whole state is then."""
+    moment = (int(time.time()) + FUTURE).to_bytes(8, "little")
+    await client.region_write(0, 0, moment)
+    await client.region_write(1, 0, CONTENT)
+    return CONTENT + bytes(BAR1 - PAGE) + moment
+
+
+async def content(client: Client) -> bytes:
+    """Of BAR1."""
+    return await client.region_read(1, 0, PAGE)
+
+
+async def ends(stack: AsyncExitStack, source: Path, destination: Path) -> tuple[End, End]:
+    """Both of them, the source filled."""
+    here = await stack.enter_async_context(source_at(source, SECONDS))
+    there = await stack.enter_async_context(destination_at(destination, SECONDS))
+    await fill(here.client)
+    return here, there
+
+
+def nothing(_: int) -> None:
+    """Nobody looks at the progress."""
+
+
+async def test_the_client_s_calls_are_understood(start: Start) -> None:
+    """S3.2, S3.3, S3.5, S3.11: states by their numbers, the stream in pieces of any size, errors where it must."""
+    async with await Client.connect(start("a")) as client:
+        whole = await fill(client)
+        assert await client.migration_flags() == MigrationFlags.STOP_COPY | MigrationFlags.PRE_COPY
+        assert await client.device_state() == STATES.RUNNING
+        with pytest.raises(CommandError, match="EINVAL"):
+            await client.data_size()
+        with pytest.raises(CommandError, match="EINVAL"):
+            await client.precopy_info()
+        with pytest.raises(CommandError, match="EINVAL"):
+            await client.set_device_state(STATES.RUNNING_P2P)
+        with pytest.raises(CommandError, match="EINVAL"):
+            await client.read_state(1)
+        for state in (STATES.PRE_COPY, STATES.STOP_COPY):
+            await client.set_device_state(state)
+            assert await client.device_state() == state
+        first = await client.read_state(1001)
+        assert len(first) == 1001
+        assert first + await client.read_state(1 << 30) == whole
+        assert await client.read_state(1) == b""
+        await client.set_device_state(STATES.RUNNING)
+
+
+async def test_both_ends_limits_cut_the_stream(start: Start) -> None:
+    """S3.11, S3.14: no piece is larger than either's max_data_xfer_size, and none is lost."""
+    limits = {"max_msg_fds": 1, "max_data_xfer_size": 1000}
+    async with await Client.connect(start("a"), limits) as here, await Client.connect(start("b")) as there:
+        await fill_in_pieces(here)
+        await here.set_device_state(STATES.STOP_COPY)
+        await there.set_device_state(STATES.RESUMING)
+        sizes = []
+        async for piece in here.state_pieces():
+            sizes.append(len(piece))
+            await there.write_state(piece)
+        assert sizes == [1000] * 12 + [WHOLE - 12000]
+        await there.set_device_state(STATES.RUNNING)
+        assert (await content(there))[:500] == CONTENT[:500]
+
+
+async def fill_in_pieces(client: Client) -> None:
+    """As `fill`, for a client that may not send a page at once."""
+    await client.region_write(0, 0, (int(time.time()) + FUTURE).to_bytes(8, "little"))
+    await client.region_write(1, 0, CONTENT[:500])
+
+
+async def test_a_device_moves_with_its_memory(start: Start) -> None:
+    """S3.5, S3.18: stopped at one, running at the other, with dirty logging by the sample's server."""
+    async with AsyncExitStack() as stack:
+        here, there = await ends(stack, start("a"), start("b"))
+        mirror = Mirror(here.client, there.client, 1 << 20)
+        moved = await Migration(here, there, rounds=0, mirror=mirror, advance=nothing).run()
+        assert (moved.state_bytes, moved.rounds, moved.memory_logged) == (WHOLE, 0, True)
+        assert moved.blackout > 0
+        assert await content(there.client) == CONTENT
+        assert (await here.client.device_state(), await there.client.device_state()) == (STATES.STOP, STATES.RUNNING)
+
+
+async def test_a_refused_stream_leaves_the_source_running(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """S3.15: the sample's server begins again after pre-copy, which the other one takes for too many bytes."""
+    async with AsyncExitStack() as stack:
+        here, there = await ends(stack, start("a"), start("b"))
+        with pytest.raises(VfuserverError, match=r"b refuses the state .*--no-pre-copy.*: EINVAL"):
+            await Migration(here, there, rounds=4, mirror=None, advance=nothing).run()
+        assert [line.split("/")[-1] for line in caplog.messages] == ["b was reset", "a is RUNNING again"]
+        assert await here.client.device_state() == await there.client.device_state() == STATES.RUNNING
+        assert await content(here.client) == CONTENT
+
+
+async def test_a_cancelled_save_leaves_the_source_running_and_no_file(start: Start, tmp_path: Path) -> None:
+    """Ctrl-C cancels the task: at a piece of the stream, which is the sample's only one."""
+    path = tmp_path / "state"
+    async with source_at(start("a"), SECONDS) as here:
+        await fill(here.client)
+
+        async def work() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            with NewFile(path, {}) as new:
+
+                def write(piece: bytes) -> None:
+                    new.write(piece)
+                    task.cancel()
+
+                async with going_on_after_failure(here):
+                    await save(here, write)
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(work())
+        assert await here.client.device_state() == STATES.RUNNING
+        assert not [*tmp_path.glob("*state*")]
+
+
+async def test_save_show_and_load_from_the_command_line(start: Start, tmp_path: Path) -> None:
+    """The file is the stream and what it is of; --stop because a fresh sample has no time to go on with."""
+    path = tmp_path / "state"
+    done = run("save", start("a"), path, "--stop", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {key: json.loads(done.stdout)[key] for key in ("size", "state", "now")} == {
+        "size": WHOLE,
+        "state": "RUNNING",
+        "now": "STOP",
+    }
+    shown = run("show", path).stdout
+    assert f"{WHOLE} bytes of state" in shown
+    assert ["BAR1", "12", "KiB"] in [line.split() for line in shown.splitlines()]
+    done = run("load", start("b"), path, "--stop")
+    assert done.returncode == 0, done.stderr
+    assert f"loaded {WHOLE} bytes" in done.stdout
+
+
+async def test_what_was_saved_is_loaded(start: Start, tmp_path: Path) -> None:
+    """S3.14: byte by byte as it was."""
+    path = tmp_path / "state"
+    async with source_at(start("a"), SECONDS) as here:
+        whole = await fill(here.client)
+        with NewFile(path, {"shape": here.shape, "state": here.state.name, "flags": []}) as new:
+            await save(here, new.write)
+            new.finish()
+    saved = SavedFile.read(path)
+    assert b"".join(saved.chunks()) == whole
+    async with destination_at(start("b"), SECONDS) as there:
+        there.must_be_like(saved.shape, "the saved one")
+        await load(there, saved.chunks(), saved.state, nothing)
+        assert await content(there.client) == CONTENT
+        assert await there.client.device_state() == STATES.RUNNING
+
+
+def test_a_file_of_another_device_is_refused_with_what_differs(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert run("save", start("a"), path, "--stop").returncode == 0
+    done = run("load", start("gpio", "gpio-pci-idio-16"), path)
+    assert done.returncode == 1
+    for phrase in (
+        "vendor is 494f, must be dead",
+        "BAR1 is absent, must be 12 KiB",
+        "BAR2 is 256 bytes, must be absent",
+    ):
+        assert phrase in done.stderr
+
+
+def test_its_server_without_migration_is_told_apart(start: Start, tmp_path: Path) -> None:
+    done = run("save", start("gpio", "gpio-pci-idio-16", "-M"), tmp_path / "state")
+    assert done.returncode == 1
+    assert "this server does not migrate its device" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_migrate_to_another_device_changes_nothing(start: Start) -> None:
+    """The difference is found before any state changes."""
+    done = run("migrate", start("a"), start("gpio", "gpio-pci-idio-16"))
+    assert done.returncode == 1
+    assert "is another device than" in done.stderr
+    assert "vendor is 494f, must be dead" in done.stderr
+    assert "again" not in done.stderr
