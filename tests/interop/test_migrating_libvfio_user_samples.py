@@ -8,21 +8,27 @@ import asyncio
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.interop.conftest import PROGRAM, eventually
+from tests.interop.middle import Middle
 from vfuserver.cli._migrating import Migration
 from vfuserver.cli._mirror import Mirror
 from vfuserver.cli._moving import End, destination_at, going_on_after_failure, load, save, source_at
 from vfuserver.cli._saved_file import NewFile, SavedFile
 from vfuserver.client import Client
 from vfuserver.errors import CommandError, VfuserverError
+from vfuserver.session.commands.mig_data_read import MigDataRead
+from vfuserver.session.commands.region_write import RegionWrite
 from vfuserver.vfio import MigrationFlags, MigrationState
 
 SAMPLES = os.environ.get("LIBVFIO_USER_SAMPLES", "")
@@ -67,10 +73,15 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 async def fill(client: Client) -> bytes:
     """Something to recognise in both BARs; what the sample's whole state is then."""
-    moment = (int(time.time()) + FUTURE).to_bytes(8, "little")
-    await client.region_write(0, 0, moment)
+    until = moment()
+    await client.region_write(0, 0, until)
     await client.region_write(1, 0, CONTENT)
-    return CONTENT + bytes(BAR1 - PAGE) + moment
+    return CONTENT + bytes(BAR1 - PAGE) + until
+
+
+def moment() -> bytes:
+    """A time that is not over when the test is."""
+    return (int(time.time()) + FUTURE).to_bytes(8, "little")
 
 
 async def content(client: Client) -> bytes:
@@ -132,7 +143,7 @@ async def test_both_ends_limits_cut_the_stream(start: Start) -> None:
 
 async def fill_in_pieces(client: Client) -> None:
     """As `fill`, for a client that may not send a page at once."""
-    await client.region_write(0, 0, (int(time.time()) + FUTURE).to_bytes(8, "little"))
+    await client.region_write(0, 0, moment())
     await client.region_write(1, 0, CONTENT[:500])
 
 
@@ -216,6 +227,68 @@ async def test_what_was_saved_is_loaded(start: Start, tmp_path: Path) -> None:
         await load(there, saved.chunks(), saved.state, nothing)
         assert await content(there.client) == CONTENT
         assert await there.client.device_state() == STATES.RUNNING
+
+
+@contextmanager
+def set_up(server: Path, **more: Any) -> Iterator[Middle]:
+    """A way to a sample whose BARs are filled as `fill` does it."""
+    first = [
+        (RegionWrite.number, RegionWrite.request.pack(0, region, len(data)) + data)
+        for region, data in ((0, moment()), (1, CONTENT))
+    ]
+    with Middle(server.with_suffix(".middle"), server, first, **more) as middle:
+        yield middle
+
+
+async def test_a_device_goes_on_after_save_and_after_load(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with set_up(start("a")) as source:
+        done = run("save", source.path, path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("; the device is RUNNING\n")
+    done = run("load", start("b"), path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["now"] == "RUNNING"
+
+
+def test_migrate_prints_what_it_moved_and_the_blackout(start: Start) -> None:
+    with set_up(start("a")) as source:
+        done = run("migrate", source.path, start("b"), "--no-pre-copy")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.endswith(f"b: {WHOLE} bytes of state")
+    assert re.fullmatch(r"blackout \d+\.\d ms", second)
+
+
+def test_ctrl_c_while_the_state_is_read_lets_the_device_go_on(start: Start, tmp_path: Path) -> None:
+    """The reply to MIG_DATA_READ waits until the command line has done something about Ctrl-C."""
+    path, running = tmp_path / "state", list[subprocess.Popen[str]]()
+
+    def interrupt() -> None:
+        running[0].send_signal(signal.SIGINT)
+
+    with set_up(start("a"), hold=MigDataRead.number, held=interrupt) as source:
+        words = [PROGRAM, "save", str(source.path), str(path)]
+        running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        out, err = running[0].communicate(timeout=SECONDS)
+    assert (running[0].returncode, out) == (130, "")
+    assert f"{source.path} is RUNNING again\n" in err
+    assert "Traceback" not in err
+    assert not [*tmp_path.glob("*state*")]
+
+
+def test_a_full_disk_lets_the_device_go_on(start: Start, tmp_path: Path) -> None:
+    """A limit on the size of files fails as a full disk does."""
+    path = tmp_path / "state"
+    with set_up(start("a")) as source:
+        words = ["prlimit", "--fsize=4096", PROGRAM, "save", str(source.path), str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{source.path} is RUNNING again",
+        f"vfuserver: error: {path}: File too large",
+    ]
+    assert not [*tmp_path.glob("*state*")]
 
 
 def test_a_file_of_another_device_is_refused_with_what_differs(start: Start, tmp_path: Path) -> None:
