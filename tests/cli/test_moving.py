@@ -109,7 +109,9 @@ def test_migrate_to_itself_is_asked_for_wrongly(run: Run) -> None:
     assert "must be two servers" in done.stderr
 
 
-@pytest.mark.parametrize(("text", "fine"), [("4096", True), ("64M", True), ("0x1000", True), ("much", False)])
+@pytest.mark.parametrize(
+    ("text", "fine"), [("4096", True), ("64M", True), ("0x1000", True), ("much", False), ("-1", False)]
+)
 def test_sizes_have_units(run: Run, text: str, fine: bool) -> None:
     done = run("migrate", "a", "b", "--memory", text)
     assert ("must be a number of bytes" in done.stderr) != fine

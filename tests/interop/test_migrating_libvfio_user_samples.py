@@ -260,12 +260,15 @@ def test_migrate_prints_what_it_moved_and_the_blackout(start: Start) -> None:
     assert re.fullmatch(r"blackout \d+\.\d ms", second)
 
 
-def test_ctrl_c_while_the_state_is_read_lets_the_device_go_on(start: Start, tmp_path: Path) -> None:
-    """The reply to MIG_DATA_READ waits until the command line has done something about Ctrl-C."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_while_the_state_is_read_lets_the_device_go_on(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The reply to MIG_DATA_READ waits until the command line has done something about the signal."""
     path, running = tmp_path / "state", list[subprocess.Popen[str]]()
 
     def interrupt() -> None:
-        running[0].send_signal(signal.SIGINT)
+        running[0].send_signal(number)
 
     with set_up(start("a"), hold=MigDataRead.number, held=interrupt) as source:
         words = [PROGRAM, "save", str(source.path), str(path)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vfuserver.client import Client, GuestMemory, dirty_ranges
-from vfuserver.errors import CommandError
+from vfuserver.errors import CommandError, UsageError
 
 IOVA: Final = 0
 """Where it is mapped: a guest's RAM begins there."""
@@ -21,9 +21,13 @@ class Mirror:
     """`size` bytes (pages) of memory for each of two clients, which own them."""
 
     def __init__(self, source: Client, destination: Client, size: int) -> None:
+        """UsageError: this machine does not give so much."""
         self.size = size
-        self.here = source.own(GuestMemory(size, "moving-from"))
-        self.there = destination.own(GuestMemory(size, "moving-to"))
+        try:
+            self.here = source.own(GuestMemory(size, "moving-from"))
+            self.there = destination.own(GuestMemory(size, "moving-to"))
+        except OSError as error:
+            raise UsageError(f"{size} bytes of memory on both sides are not to be had: {error.strerror}") from error
         self.logs = False
         """The source's server notes what its device writes."""
         self._source, self._destination = source, destination

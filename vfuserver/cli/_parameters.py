@@ -16,6 +16,8 @@ else:
 
 F = TypeVar("F", bound=Callable[..., Any])
 HIGHEST_MODE = 0o777
+MOST_BYTES = 1 << 46
+"""What a process can map, and less than half of its addresses."""
 SHIFTS = {"K": 10, "M": 20, "G": 30}
 
 
@@ -59,9 +61,12 @@ class Size(ParamType):
         text = str(value)
         shift = SHIFTS.get(text[-1:].upper(), 0)
         try:
-            return int(text[:-1] if shift else text, 0) << shift
+            count = int(text[:-1] if shift else text, 0) << shift
         except ValueError:
+            count = -1
+        if not 0 <= count < MOST_BYTES:
             self.fail(f"must be a number of bytes such as 4096, 64M or 1G, not {value!r}", param, ctx)
+        return count
 
 
 class FileMode(ParamType):

@@ -27,9 +27,9 @@ def command(socket: Path, file: Path, stop: bool, as_json: bool, timeout: float)
       vfuserver load /tmp/edu.sock edu.state
       vfuserver load /tmp/edu.sock edu.state --stop
     """
-    import asyncio
+    from vfuserver.cli._interruptible import run_interruptible
 
-    result = asyncio.run(_load(socket, file, stop, timeout))
+    result = run_interruptible(_load(socket, file, stop, timeout))
     if as_json:
         import json
 

@@ -41,14 +41,14 @@ def command(
       vfuserver migrate /tmp/a.sock /tmp/b.sock
       vfuserver migrate /tmp/a.sock /tmp/b.sock --memory 1G --json
     """
-    import asyncio
     import json
 
+    from vfuserver.cli._interruptible import run_interruptible
     from vfuserver.errors import UsageError
 
     if source.resolve() == destination.resolve():
         raise UsageError(f"SRC and DST must be two servers, not both {source}")
-    moved = asyncio.run(_migrate(source, destination, 0 if no_pre_copy else rounds, memory, timeout))
+    moved = run_interruptible(_migrate(source, destination, 0 if no_pre_copy else rounds, memory, timeout))
     if as_json:
         click.echo(json.dumps({"source": str(source), "destination": str(destination), **asdict(moved)}, indent=2))
     else:

@@ -28,9 +28,9 @@ def command(socket: Path, file: Path, force: bool, stop: bool, as_json: bool, ti
       vfuserver save /tmp/edu.sock edu.state
       vfuserver save /tmp/edu.sock edu.state --stop --force
     """
-    import asyncio
+    from vfuserver.cli._interruptible import run_interruptible
 
-    result = asyncio.run(_save(socket, file, force, stop, timeout))
+    result = run_interruptible(_save(socket, file, force, stop, timeout))
     if as_json:
         import json
 
