@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import mmap
 import os
 import socket
@@ -153,6 +154,7 @@ async def test_a_slow_register_lets_other_work_go_on(client: Client, device: Lit
 async def test_no_reply_in_time_is_a_clear_error_and_the_late_reply_is_dropped(
     client: Client, device: LittleDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "vfuserver.client")
     client.channel.timeout = 0.05
     with pytest.raises(ReplyTimeoutError, match=r"no reply to command 9 within 0.05 s"):
         await client.region_read(0, SLOW, 4)

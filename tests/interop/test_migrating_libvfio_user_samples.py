@@ -21,7 +21,7 @@ import pytest
 
 from tests.interop.conftest import PROGRAM, eventually
 from tests.interop.middle import Middle
-from vfuserver.cli._migrating import Migration
+from vfuserver.cli._migrating import Move
 from vfuserver.cli._mirror import Mirror
 from vfuserver.cli._moving import End, destination_at, going_on_after_failure, load, save, source_at
 from vfuserver.cli._saved_file import NewFile, SavedFile
@@ -152,7 +152,7 @@ async def test_a_device_moves_with_its_memory(start: Start) -> None:
     async with AsyncExitStack() as stack:
         here, there = await ends(stack, start("a"), start("b"))
         mirror = Mirror(here.client, there.client, 1 << 20)
-        moved = await Migration(here, there, rounds=0, mirror=mirror, advance=nothing).run()
+        moved = await Move(here, there, rounds=0, mirror=mirror, advance=nothing).run()
         assert (moved.state_bytes, moved.rounds, moved.memory_logged) == (WHOLE, 0, True)
         assert moved.blackout > 0
         assert await content(there.client) == CONTENT
@@ -164,7 +164,7 @@ async def test_a_refused_stream_leaves_the_source_running(start: Start, caplog: 
     async with AsyncExitStack() as stack:
         here, there = await ends(stack, start("a"), start("b"))
         with pytest.raises(VfuserverError, match=r"b refuses the state .*--no-pre-copy.*: EINVAL"):
-            await Migration(here, there, rounds=4, mirror=None, advance=nothing).run()
+            await Move(here, there, rounds=4, mirror=None, advance=nothing).run()
         assert [line.split("/")[-1] for line in caplog.messages] == ["b was reset", "a is RUNNING again"]
         assert await here.client.device_state() == await there.client.device_state() == STATES.RUNNING
         assert await content(here.client) == CONTENT
@@ -275,8 +275,7 @@ def test_ctrl_c_while_the_state_is_read_lets_the_device_go_on(
         running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         out, err = running[0].communicate(timeout=SECONDS)
     assert (running[0].returncode, out) == (130, "")
-    assert f"{source.path} is RUNNING again\n" in err
-    assert "Traceback" not in err
+    assert err.strip() == f"{source.path} is RUNNING again"
     assert not [*tmp_path.glob("*state*")]
 
 

@@ -44,7 +44,7 @@ class Moved:
     blackout: float = 0.0
 
 
-class Migration:
+class Move:
     """One move of one device. `rounds` of pre-copy at most; 0: the device stops at once."""
 
     def __init__(self, source: End, destination: End, *, rounds: int, mirror: Mirror | None, advance: Advance) -> None:

@@ -58,7 +58,7 @@ def command(
 
 async def _migrate(source: Path, destination: Path, rounds: int, memory: int, timeout: float) -> Moved:
     from vfuserver.cli import _moving
-    from vfuserver.cli._migrating import Migration
+    from vfuserver.cli._migrating import Move
     from vfuserver.cli._mirror import Mirror
     from vfuserver.cli._progress import progress
 
@@ -68,7 +68,7 @@ async def _migrate(source: Path, destination: Path, rounds: int, memory: int, ti
     ):
         mirror = Mirror(here.client, there.client, memory) if memory else None
         with progress("moving", await _moving.size_of(here)) as advance:
-            return await Migration(here, there, rounds=rounds, mirror=mirror, advance=advance).run()
+            return await Move(here, there, rounds=rounds, mirror=mirror, advance=advance).run()
 
 
 def _told(moved: Moved) -> str:

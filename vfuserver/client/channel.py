@@ -194,8 +194,9 @@ class Channel:
             os.close(fd)
         if future is not None and not future.done():
             future.set_exception(CommandError(error, f"the server refused command {number}"))
-        else:
-            log.warning("a reply to command %d (message %d) that nobody waits for", number, message_id)
+        else:  # whoever gave up has said so; a reply to nothing is the server's mistake
+            level = logging.WARNING if future is None else logging.INFO
+            log.log(level, "a reply to command %d (message %d) that nobody waits for", number, message_id)
 
     def _readable(self) -> None:
         self._after(self._pump.run())
