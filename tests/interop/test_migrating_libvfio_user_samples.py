@@ -135,7 +135,7 @@ async def test_both_ends_limits_cut_the_stream(start: Start) -> None:
         sizes = []
         async for piece in here.state_pieces():
             sizes.append(len(piece))
-            await there.write_state(piece)
+            await there.write_state(piece, 700)
         assert sizes == [1000] * 12 + [WHOLE - 12000]
         await there.set_device_state(STATES.RUNNING)
         assert (await content(there))[:500] == CONTENT[:500]

@@ -22,6 +22,7 @@ from vfuserver.cli._moving import (
     start_resuming,
     stop_and_copy,
 )
+from vfuserver.client import AT_ONCE
 from vfuserver.errors import CommandError, VfuserverError
 from vfuserver.vfio import MigrationFlags, MigrationState
 
@@ -110,7 +111,7 @@ class Move:
 
     async def _give(self, piece: bytes) -> None:
         with self._refusing():
-            await self.destination.client.write_state(piece)
+            await self.destination.client.write_state(piece, AT_ONCE)
         self.moved.state_bytes += len(piece)
         self.advance(len(piece))
 

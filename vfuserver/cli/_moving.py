@@ -13,7 +13,7 @@ from typing import Final
 
 from vfuserver.cli._probing import ask, connected
 from vfuserver.cli._shape import Shape, differences, shape
-from vfuserver.client import Client
+from vfuserver.client import AT_ONCE, Client
 from vfuserver.errors import CommandError, VfuserverError
 from vfuserver.vfio import MigrationFlags, MigrationState
 
@@ -98,7 +98,7 @@ async def load(destination: End, chunks: Iterable[bytes], state: MigrationState,
         await start_resuming(destination)
         with refusing(destination):
             for chunk in chunks:
-                await destination.client.write_state(chunk)
+                await destination.client.write_state(chunk, AT_ONCE)
                 advance(len(chunk))
             await destination.client.set_device_state(MigrationState.STOP)
         await go_on(destination, state)

@@ -12,9 +12,10 @@ from vfuserver.client.guest_memory import GuestMap, GuestMemory
 from vfuserver.client.info import DeviceInfo, IrqInfo, RegionInfo
 from vfuserver.client.interrupt import Interrupt
 from vfuserver.client.io_fds import IoFd, RegionIoFds
-from vfuserver.client.migration_commands import PrecopyInfo
+from vfuserver.client.migration_commands import AT_ONCE, PrecopyInfo
 
 __all__ = [
+    "AT_ONCE",
     "QEMU_PROPOSAL",
     "TWIN_PROPOSAL",
     "Channel",

@@ -24,6 +24,11 @@ DATA_SIZE: Final = Layout("stop_copy_length" / U64)
 STATE_TIMEOUT: Final = 60.0
 """Seconds that a change of state may take by default: it is answered when the last arc is done (S3.6)."""
 NO_DATA_FD: Final = -1
+AT_ONCE: Final = 32 << 10
+"""Bytes that reach the other end of a UNIX socket in one piece with their header (Linux splits above 35 KiB or so).
+
+libvfio-user takes what has arrived for the whole message, and loses its place in the stream if that was a part.
+"""
 
 
 class PrecopyInfo(NamedTuple):
@@ -86,11 +91,12 @@ class MigrationCommands(RegionCommands):
         while piece := await self._read_piece(self.state_piece):
             yield piece
 
-    async def write_state(self, data: bytes | bytearray | memoryview) -> None:
-        """The stream's next bytes."""
+    async def write_state(self, data: bytes | bytearray | memoryview, most: int | None = None) -> None:
+        """The stream's next bytes, at most `most` in a message: AT_ONCE for a server that nothing is known of."""
+        step = min(self.state_piece, most or self.state_piece)
         rest = memoryview(data)
         while rest:
-            piece, rest = rest[: self.state_piece], rest[self.state_piece :]
+            piece, rest = rest[:step], rest[step:]
             head = MigDataWrite.request.pack(MigDataWrite.request.size + len(piece), len(piece))
             reply = await self.channel.command(MigDataWrite.number, head + piece, timeout=STATE_TIMEOUT)
             Descriptors(reply.fds).close()
