@@ -21,6 +21,7 @@ class Gate:
     MEMORY: Final[int]  # = 2: COMMAND bit 1, memory BARs answer
     MASTER: Final[int]  # = 4: COMMAND bit 2, DMA and message-signalled interrupts leave the device
     RUNNING: Final[int]  # = 0x100: migration state lets the device act
+    QUIET: Final[int]  # = 0x200: registers answer, but no DMA begins and no interrupt leaves (S3.10)
 
     word: int
     refused: int  # accesses answered with all-ones or dropped because a bit was clear (S0.16)
@@ -111,6 +112,10 @@ class Table:
     def snapshot(self, row: int) -> bytes:
         """All bytes of a row, width * count of them."""
     def restore(self, row: int, data: bytes) -> None: ...
+    def latched(self, row: int) -> int | None:
+        """What a split register will hold when its other half is written; None: no half waits."""
+    def latch(self, row: int, value: int | None) -> None:
+        """Sets what latched() gave."""
 
 # -- the client's memory ------------------------------------------------------------------------------------------
 

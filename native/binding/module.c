@@ -97,6 +97,7 @@ static const struct {
     {"COMPARE", VFU_COMPARE},
 }, gate_numbers[] = {
     {"IO", VFU_GATE_IO}, {"MEMORY", VFU_GATE_MEMORY}, {"MASTER", VFU_GATE_MASTER}, {"RUNNING", VFU_GATE_RUNNING},
+    {"QUIET", VFU_GATE_QUIET},
 }, pump_numbers[] = {
     {"READ", VFU_PUMP_READ}, {"WRITE", VFU_PUMP_WRITE}, {"EOF", VFU_PUMP_EOF}, {"BROKEN", VFU_PUMP_BROKEN},
 };

@@ -332,6 +332,33 @@ static PyObject *table_restore(TableObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *table_latched(TableObject *self, PyObject *key)
+{
+    long row = row_of(self, key);
+
+    if (row < 0)
+        return NULL;
+    if (!self->table.latched[row])
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(self->table.latch[row]);
+}
+
+static PyObject *table_latch(TableObject *self, PyObject *args)
+{
+    PyObject *key, *value;
+    unsigned long long half;
+    long row;
+
+    if (!PyArg_ParseTuple(args, "OO:latch", &key, &value) || (row = row_of(self, key)) < 0)
+        return NULL;
+    half = value == Py_None ? 0 : PyLong_AsUnsignedLongLong(value);
+    if (PyErr_Occurred())
+        return NULL;
+    self->table.latch[row] = half;
+    self->table.latched[row] = value != Py_None;
+    Py_RETURN_NONE;
+}
+
 static PyObject *get_undeclared(TableObject *self, void *closure)
 {
     (void)closure;
@@ -376,6 +403,8 @@ static PyMethodDef methods[] = {
     {"reset", (PyCFunction)table_reset, METH_NOARGS, "Every value back to its reset image."},
     {"snapshot", (PyCFunction)table_snapshot, METH_O, "All bytes of a row."},
     {"restore", (PyCFunction)table_restore, METH_VARARGS, "restore(row, data): all bytes of a row."},
+    {"latched", (PyCFunction)table_latched, METH_O, "The value that waits for a split register's other half."},
+    {"latch", (PyCFunction)table_latch, METH_VARARGS, "latch(row, value): sets that, None for nothing."},
     {0},
 };
 

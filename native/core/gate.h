@@ -12,6 +12,7 @@ enum {
     VFU_GATE_MEMORY = 1u << 1,
     VFU_GATE_MASTER = 1u << 2,
     VFU_GATE_RUNNING = 1u << 8,
+    VFU_GATE_QUIET = 1u << 9, /* registers answer, but nothing leaves the device: RUNNING_P2P (S3.10) */
 };
 
 typedef struct {

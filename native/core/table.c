@@ -115,11 +115,11 @@ static void memory_piece(vfu_table *t, vfu_cursor *c, bool running)
         memcpy(bytes, c->data + c->done, c->width);
 }
 
-static void gap_piece(vfu_table *t, vfu_cursor *c)
+static void gap_piece(vfu_table *t, vfu_cursor *c, bool running)
 {
     uint64_t value = c->write ? vfu_load(c->data + c->done, c->width) : 0;
 
-    t->undeclared++;
+    t->undeclared += running; /* the count is state that a model may show: a stopped device's does not change (S3.9) */
     if (!c->write)
         memset(c->data + c->done, 0, c->width);
     if (t->hooks && t->hooks->undeclared)
@@ -213,7 +213,7 @@ static int one_piece(vfu_table *t, vfu_cursor *c)
     bool running = vfu_gate_open(t->gate, VFU_GATE_RUNNING);
 
     if (c->row == SIZE_MAX) {
-        gap_piece(t, c);
+        gap_piece(t, c, running);
         return VFU_DONE;
     }
     if (t->layout->row[c->row].flags & VFU_ROW_MEMORY) {

@@ -67,6 +67,23 @@ def test_split_register_takes_effect_with_its_high_half(peer: Peer) -> None:
     assert peer.written[1:] == [5]
 
 
+def test_half_of_a_split_register_can_be_taken_and_set(peer: Peer) -> None:
+    """S2.31: what was written of one half is state."""
+    assert peer.table.latched(9) is None
+    peer.table.write(0x60, b"\x01\0\0\0")
+    assert peer.table.latched(9) == 1
+    peer.table.latch(9, 7)
+    peer.table.write(0x64, b"\x02\0\0\0")
+    assert (peer.written, peer.table.latched(9)) == ([0x2_0000_0007], None)
+    peer.table.latch(9, 7)
+    peer.table.latch(9, None)
+    assert peer.table.latched(9) is None
+    with pytest.raises(IndexError):
+        peer.table.latched(99)
+    with pytest.raises(OverflowError):
+        peer.table.latch(9, -1)
+
+
 @pytest.mark.parametrize(("offset", "count"), [(0x20, 2), (0x21, 1), (0x1C, 6)])
 def test_illegal_piece_of_a_strict_register_is_einval_before_any_effect(
     table: _core.Table, offset: int, count: int
@@ -94,6 +111,8 @@ def test_stopped_device_answers_from_stored_values_without_hooks(peer: Peer) -> 
     peer.table.write(8, b"\x09\0\0\0")
     assert peer.table.read(8, 4) == b"\x05\0\0\0"
     assert (peer.written, peer.gate.refused) == ([], 1)
+    peer.table.read(0x0C, 4)
+    assert peer.table.undeclared == 0
 
 
 def test_hook_error_outside_a_stream_reaches_the_caller(table: _core.Table) -> None:

@@ -33,6 +33,7 @@ class Assembly:
     writable: bytes
     clear: bytes
     sticky: bytes
+    constant: bytes
 
 
 def assemble(header: Header, capabilities: Sequence[AnyCapability]) -> Assembly:
@@ -63,6 +64,7 @@ def _compose(header: Header, chain: Sequence[Placed], extended: Sequence[Placed]
         writable=bytes(_merge(size, ((start, block.write_mask()) for start, block in blocks))),
         clear=bytes(_merge(size, ((start, block.w1c_mask()) for start, block in blocks))),
         sticky=bytes(_merge(size, ((start, block.layout.sticky) for start, block in blocks))),
+        constant=bytes(_merge(size, ((start, block.layout.constant) for start, block in blocks))),
     )
 
 

@@ -91,6 +91,17 @@ class Block(ABC):
     def on_reset(self, before: bytes) -> None:  # noqa: B027 - most blocks have nothing to do
         """Called after the reset image was restored, with the block's bytes from before."""
 
+    def saved(self) -> bytes:
+        """What the block remembers besides its bytes."""
+        return b""
+
+    def unlike(self, saved: bytes) -> str:
+        """Why saved() of another function's block cannot be this one's; "" if it can."""
+        return "" if not saved else f"must have no bytes of its own, not {len(saved)}"
+
+    def restore(self, saved: bytes) -> None:  # noqa: B027 - most blocks have nothing to restore
+        """Sets what saved() gave, after the block's bytes were set."""
+
     def permits(self) -> Command:
         """The COMMAND enables that the block lets through at this moment; all of them unless it says otherwise."""
         return ENABLES

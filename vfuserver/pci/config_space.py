@@ -14,7 +14,7 @@ access, is what keeps requests whole. It must not know sessions, regions behind 
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
 from vfuserver.errors import CommandError
@@ -22,7 +22,7 @@ from vfuserver.pci.assembly import assemble
 from vfuserver.pci.bar import BarLayout, RomLayout
 from vfuserver.pci.block import Block, Place, Write
 from vfuserver.pci.capability import AnyCapability
-from vfuserver.pci.fields import BYTE, DWORD, WORD
+from vfuserver.pci.fields import BYTE, BYTE_MASK, DWORD, WORD
 from vfuserver.pci.header import STATUS_ERRORS, Header, InterruptPin, Status, as_pin
 from vfuserver.pci.identity import PciIdentity
 from vfuserver.pci.port import ENABLES, NO_COMMAND, Command, ConfigPort
@@ -207,6 +207,44 @@ class ConfigSpace:
     def reset_image(self) -> bytes:
         """All bytes after power-on."""
         return self._assembly.reset
+
+    # -- as data ------------------------------------------------------------------------------------------------
+
+    def saved(self) -> dict[int, bytes]:
+        """What blocks remember besides the bytes, by the offset of the block."""
+        return {block.start: saved for block in self._blocks if (saved := block.saved())}
+
+    def unlike(self, image: bytes, stores: Mapping[int, bytes]) -> list[str]:
+        """What of another function's `image` and `saved()` cannot be this one's, register by register: bits that
+        nothing ever changes (S2.31). Empty: restore() may have them."""
+        if len(image) != self.size:
+            return [f"configuration space must have {self.size} bytes, not {len(image)}"]
+        found = [f"{self._label(at)} must be {self.image[at]:#04x}, not {image[at]:#04x}" for at in self._alien(image)]
+        starts = {block.start: block for block in self._blocks}
+        found += [f"there is no capability at {at:#x}" for at in stores if at not in starts]
+        for start, block in starts.items():
+            why = block.unlike(stores.get(start, b""))
+            found += [f"{block.name} {why}"] if why else []
+        return found
+
+    def _alien(self, image: bytes) -> list[int]:
+        bits = zip(image, self._values, self._assembly.constant, self._owners, strict=True)
+        return [at for at, (new, old, mask, owner) in enumerate(bits) if (new ^ old) & (mask if owner else BYTE_MASK)]
+
+    def _label(self, offset: int) -> str:
+        owner = self._owners[offset]
+        if owner is None:
+            return f"configuration byte {offset:#x}"
+        at = offset - owner.start
+        field = next((field for field in owner.layout if field.offset <= at < field.end), None)
+        return f"{owner.name}{'.' + field.name if field else ''} (byte {offset:#x})"
+
+    def restore(self, image: bytes, stores: Mapping[int, bytes]) -> None:
+        """Sets what `image` and saved() gave. The port learns of what is enabled now; interrupts are the device's."""
+        self._values[:] = image
+        for block in self._blocks:
+            block.restore(stores.get(block.start, b""))
+        self._announce()
 
     def reset(self) -> None:
         """Back to the power-on image, sticky bits excepted (S2.30).

@@ -36,17 +36,22 @@ QWORD_MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 BitNames: TypeAlias = type[IntEnum] | type[IntFlag]
 """A class whose members are masks within one register: PmControl.STATE = 0x0003."""
 
-_MASKS: Final = ("reset", "writable", "clear", "hooked", "sticky")
+_MASKS: Final = ("reset", "writable", "clear", "hooked", "sticky", "shown")
 _DISJOINT: Final = (("writable", "clear"), ("writable", "hooked"), ("clear", "hooked"))
+
+
+def ones(width: int) -> int:
+    """The mask of all bits of `width` bytes."""
+    return (1 << 8 * width) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """One register of a block: `offset` and `width` in bytes, from the block's start; the masks have 8 * width bits.
 
-    `sticky` bits survive a reset (PCIe 5.0, 7.4: ROS, RWS, RW1CS). `bits` names the parts of the value, `meanings`
-    gives the values of some of these parts names. DeclarationError for a mask wider than the field, or for a bit
-    that is declared to do two things.
+    `sticky` bits survive a reset (PCIe 5.0, 7.4: ROS, RWS, RW1CS). `shown` bits only the device changes.
+    `bits` names the parts of the value, `meanings` gives the values of some of these parts names. DeclarationError for
+    a mask wider than the field, or for a bit that is declared to do two things.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Field:
     clear: int = 0
     hooked: int = 0
     sticky: int = 0
+    shown: int = 0
     bits: BitNames | None = None
     meanings: tuple[tuple[int, type[IntEnum]], ...] = ()
 
@@ -99,9 +105,16 @@ class Layout:
     clear: bytes
     hooked: bytes
     sticky: bytes
+    shown: bytes
 
     def __len__(self) -> int:
         return len(self.reset)
+
+    @property
+    def constant(self) -> bytes:
+        """For every byte the bits that never change: what two functions of one kind have in common (S2.31)."""
+        changing = zip(self.writable, self.clear, self.hooked, self.sticky, self.shown, strict=True)
+        return bytes(~(one | two | three | four | five) & BYTE_MASK for one, two, three, four, five in changing)
 
     def __getitem__(self, name: str) -> Field:
         for field in self.fields:

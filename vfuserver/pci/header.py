@@ -117,7 +117,7 @@ class Header(Block):
         status = Status.CAPABILITIES_LIST if self.first_capability else 0
         return (
             Field("command", COMMAND, WORD, writable=command, bits=Command),
-            Field("status", STATUS, WORD, reset=status, clear=STATUS_ERRORS, bits=Status),
+            Field("status", STATUS, WORD, reset=status, clear=STATUS_ERRORS, shown=Status.INTERRUPT, bits=Status),
             Field("cache_line_size", CACHE_LINE_SIZE, BYTE, writable=BYTE_MASK),
             Field("latency_timer", LATENCY_TIMER, BYTE, writable=BYTE_MASK),
             Field("bist", BIST, BYTE, writable=BYTE_MASK),

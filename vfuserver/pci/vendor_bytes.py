@@ -12,7 +12,7 @@ from vfuserver.errors import DeclarationError
 from vfuserver.pci.block import Write
 from vfuserver.pci.capability import AnyCapability
 from vfuserver.pci.checks import require_range
-from vfuserver.pci.fields import WORD_MASK, Field
+from vfuserver.pci.fields import WORD_MASK, Field, ones
 from vfuserver.pci.placement import EXTENDED_CONFIG_SIZE, FIRST_EXTENDED_CAPABILITY
 
 REVISION_SHIFT: Final = 16
@@ -48,7 +48,8 @@ class VendorBytes(AnyCapability):
     def data(self) -> Field:
         """The one field of all of them."""
         reset, mask = (int.from_bytes(one, "little") for one in (self.initial, self.writable))
-        return Field("data", self.data_at, self.length - self.data_at, reset=reset, writable=mask)
+        width = self.length - self.data_at
+        return Field("data", self.data_at, width, reset=reset, writable=mask, shown=ones(width))
 
     def on_write(self, write: Write) -> None:
         """Hands the write to the device."""

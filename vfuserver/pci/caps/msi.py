@@ -84,7 +84,7 @@ class Msi(Capability, id=MSI_ID):
     def _masks(self, shift: int) -> Sequence[Field]:
         rows = (
             Field("mask", MSI_MASK_32 + shift, DWORD, writable=self._implemented),
-            Field("pending", MSI_PENDING_32 + shift, DWORD),
+            Field("pending", MSI_PENDING_32 + shift, DWORD, shown=self._implemented),
         )
         return rows if self.maskable else ()
 

@@ -77,6 +77,21 @@ class VitalProductData(Capability, id=VPD_ID):
         object.__setattr__(bound, "data", bytearray(self.content))
         return bound
 
+    def saved(self) -> bytes:
+        """The store; one that a device keeps elsewhere is the device's to save."""
+        return bytes(self.data)
+
+    def unlike(self, saved: bytes) -> str:
+        """The part that nobody can write is the same in all functions of one kind (S2.31)."""
+        if len(saved) != len(self.data):
+            return f"must have {len(self.data)} bytes, not {len(saved)}"
+        constant = self.content[: self.writable_from]
+        return "" if saved.startswith(constant) else f"must begin with the same {len(constant)} bytes"
+
+    def restore(self, saved: bytes) -> None:
+        """Sets the store."""
+        self.data[:] = saved
+
     def on_write(self, write: Write) -> None:
         """Fetches or stores, but only when the upper address byte was written (S2.24)."""
         if not write.offset <= VPD_FLAG < write.offset + write.width:
