@@ -86,7 +86,13 @@ class Testdev(DmaEngine):
     posted = plain.counter(0x400, doc="posted doorbell: each write adds 1")
 
     shared = Bar(
-        2, size=1 * MiB, bits=64, prefetchable=True, backing=True, mappable=[(0x1000, 0x3F000), (0x80000, 0x80000)]
+        2,
+        size=1 * MiB,
+        bits=64,
+        prefetchable=True,
+        backing=True,
+        mappable=[(0x1000, 0x3F000), (0x80000, 0x80000)],
+        streamed=True,
     )
     memory = shared.memory(0, 1 * MiB, reset={BAR2_TEXT_AT: BAR2_TEXT})
 

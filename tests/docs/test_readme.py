@@ -8,7 +8,7 @@ import pytest
 from tests.docs.blocks import ROOT, blocks
 from tests.docs.test_tutorial import run_commands
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/devices.md", "docs/cli.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/tutorial.md", "docs/devices.md", "docs/cli.md", "docs/migration.md")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 PATH = re.compile(r"`((?:vfuserver|devices|tests|docs|qemu-configs)/[\w./-]+)`")
 

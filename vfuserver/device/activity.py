@@ -7,13 +7,16 @@ timers tell their own (`job`, `timer`).
 import errno
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from vfuserver.device.run import Brake, Run
 from vfuserver.errors import CommandError, LocalError
 from vfuserver.vfio import Later
 
 log = logging.getLogger(__name__)
+
+MOST_RUNS: Final = 65536
+"""Runs of one device at a time."""
 
 
 class Holdable(Protocol):
@@ -82,9 +85,14 @@ class Activity:
             if later is not None:
                 later.set_error(CommandError(errno.EIO, f"{run.what}: the device was reset"))
 
-    def hold(self) -> None:
-        """Runs stop at their next await, timers stand still."""
-        self.brake.hold()
+    @property
+    def unanswered(self) -> list[str]:
+        """The asynchronous accesses that somebody waits for."""
+        return [run.what for run in self._answers]
+
+    def hold(self, *, gently: bool = False) -> None:
+        """Runs stop at their next await (`gently`: those inside a DMA transfer after it), timers stand still."""
+        self.brake.hold(gently=gently)
         for timer in self.timers:
             timer.hold()
 
@@ -111,8 +119,8 @@ class Activity:
         self._answers.pop(run, None)
 
     def _launch(self, run: Run) -> Run:
-        if len(self._runs) >= 65536:
-            raise LocalError(f"{self.owner}: more than 65536 jobs at a time; {run.what} is not started")
+        if len(self._runs) >= MOST_RUNS:
+            raise LocalError(f"{self.owner}: more than {MOST_RUNS} jobs at a time; {run.what} is not started")
         self._runs.add(run)
         run.launch()
         return run

@@ -40,8 +40,9 @@ class Bar(RegisterMap):
 
     `bits=64` takes the next index too. `backing`: its memory windows live in one sealed file, or with "windows" each
     in its own; then `mappable` says what a client may map: True all of it, False nothing, or a list of (offset, size),
-    multiples of 4096 inside memory windows. `sized=False` allows any size, for clients that know it and size no BARs;
-    QEMU wants powers of two. On an instance: a BoundBar. DeclarationError at class creation.
+    multiples of 4096 inside memory windows. `streamed`: when the device migrates its memory goes ahead, while the guest
+    still runs (pre-copy): worth it from a few MiB on. `sized=False` allows any size, for clients that know it and size
+    no BARs; QEMU wants powers of two. On an instance: a BoundBar. DeclarationError at class creation.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Bar(RegisterMap):
         prefetchable: bool = False,
         backing: bool | Literal["windows"] = False,
         mappable: bool | Areas = True,
+        streamed: bool = False,
         sized: bool = True,
         doc: str = "",
     ) -> None:
@@ -66,6 +68,7 @@ class Bar(RegisterMap):
         self.place = BarLayout(index, size, kind, prefetchable, sized)
         self.backing = backing
         self.mappable = mappable
+        self.streamed = streamed
         self.doc = doc
         self.name = ""
 

@@ -27,6 +27,7 @@ AT_ONCE: Final = 64
 """Rings that are served before others get their turn."""
 COUNTER_BYTES: Final = 8
 SHADOW_BYTES: Final = 4096
+_SERVING: Final = Gate.RUNNING | Gate.QUIET
 Saved = tuple[int, int]
 """Rings that wait, and the value that they bring."""
 
@@ -120,7 +121,7 @@ class BoundDoorbell:
 
     def _deliver(self) -> None:
         for _ in range(AT_ONCE):
-            if not self._held or not self._gate.word & Gate.RUNNING:
+            if not self._held or self._gate.word & _SERVING != Gate.RUNNING:
                 return
             self._held -= 1
             self._write()

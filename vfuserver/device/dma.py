@@ -6,13 +6,13 @@ it is asked on every call. It must not know how the memory is reached.
 """
 
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from vfuserver import _core
 from vfuserver._core import Gate
 from vfuserver.device.address_space import AddressSpace, OnMiss, Translate, Translated
-from vfuserver.device.run import CURRENT_RUN, Run
+from vfuserver.device.run import CURRENT_RUN, Brake, Run
 from vfuserver.errors import DmaError
 from vfuserver.iommu import OnRevoke, Pieces, View
 from vfuserver.vfio import Client, Memory
@@ -20,7 +20,16 @@ from vfuserver.vfio import Client, Memory
 MAX_PASID: Final = (1 << 20) - 1
 """The widest process address space id (PCIe 5.0, 6.20)."""
 _OPEN: Final = Gate.MASTER | Gate.RUNNING
+_LEAVING: Final = _OPEN | Gate.QUIET
 T = TypeVar("T")
+
+
+class _Outside:
+    """What stands for a run where a model's code runs outside of all: nothing holds it, so it is refused instead."""
+
+    def __init__(self) -> None:
+        self.brake = Brake()
+        self.transfers = 0
 
 
 class Dma:
@@ -45,6 +54,7 @@ class Dma:
         self._space = AddressSpace()
         self._spaces: dict[int, AddressSpace] = {}
         self.outstanding = 0
+        self._outside = _Outside()
 
     def attach(self, client: Client) -> None:
         """From now on this client's memory."""
@@ -60,21 +70,31 @@ class Dma:
 
     async def read(self, iova: int, length: int, *, pasid: int | None = None) -> bytes:
         """Reads `length` bytes."""
+        run = CURRENT_RUN.get() or self._outside  # as _counted(), without another coroutine: models mostly do this
+        if run.brake.on:
+            await run.brake.passed()
         memory = self._reach(pasid)
-        self.outstanding += 1  # as _counted() does, without another coroutine: this and write() are what models do most
+        self.outstanding += 1
+        run.transfers += 1
         try:
             return await memory.read(iova, length)
         finally:
             self.outstanding -= 1
+            run.transfers -= 1
 
     async def write(self, iova: int, data: bytes | bytearray | memoryview, *, pasid: int | None = None) -> None:
         """Writes all of `data`."""
+        run = CURRENT_RUN.get() or self._outside
+        if run.brake.on:
+            await run.brake.passed()
         memory = self._reach(pasid)
         self.outstanding += 1
+        run.transfers += 1
         try:
             await memory.write(iova, data)
         finally:
             self.outstanding -= 1
+            run.transfers -= 1
 
     def read_now(self, iova: int, length: int, *, pasid: int | None = None) -> bytes:
         """Reads mapped memory at once."""
@@ -86,12 +106,12 @@ class Dma:
 
     async def readv(self, pieces: Pieces, *, pasid: int | None = None) -> bytes:
         """Reads a list of (iova, length); their bytes one after another."""
-        return await self._counted(self._reach(pasid).readv(pieces))
+        return await self._counted(lambda memory: memory.readv(pieces), pasid)
 
     async def writev(self, pieces: Pieces, data: bytes | bytearray | memoryview, *, pasid: int | None = None) -> None:
         """Spreads `data` over a list of (iova, length), in no particular order; EINVAL unless they have as many
         bytes."""
-        await self._counted(self._reach(pasid).writev(pieces, data))
+        await self._counted(lambda memory: memory.writev(pieces, data), pasid)
 
     def readv_now(self, pieces: Pieces, *, pasid: int | None = None) -> bytes:
         """As readv(), from mapped memory at once."""
@@ -103,7 +123,7 @@ class Dma:
 
     async def copy(self, source: int, destination: int, length: int, *, pasid: int | None = None) -> None:
         """Copies `length` bytes from one IOVA to another; the ranges must not overlap."""
-        await self._counted(self._reach(pasid).copy(source, destination, length))
+        await self._counted(lambda memory: memory.copy(source, destination, length), pasid)
 
     def copy_now(self, source: int, destination: int, length: int, *, pasid: int | None = None) -> None:
         """As copy(), where both are mapped, at once."""
@@ -118,11 +138,11 @@ class Dma:
         so that the device goes on serving. When the caller is ended meanwhile (reset), the 2 MiB at most that is under
         way is waited for: afterwards nothing lands in memory any more, and `fd` may be closed.
         """
-        return await self._counted(self._reach(pasid).preadv(fd, pieces, offset))
+        return await self._counted(lambda memory: memory.preadv(fd, pieces, offset), pasid)
 
     async def pwritev(self, fd: int, pieces: Pieces, offset: int, *, pasid: int | None = None) -> int:
         """Writes a list of (iova, length) to a file, as preadv()."""
-        return await self._counted(self._reach(pasid).pwritev(fd, pieces, offset))
+        return await self._counted(lambda memory: memory.pwritev(fd, pieces, offset), pasid)
 
     # -- rings: one access of `size` 1, 2, 4 or 8 bytes to mapped memory, naturally aligned, else EINVAL
 
@@ -222,7 +242,7 @@ class Dma:
     def _reach(self, pasid: int | None) -> Memory:
         """What a call may use now. Every call comes here, so what is mostly true is one question."""
         run, memory = CURRENT_RUN.get(), self._memory
-        if memory is None or self._gate.word & _OPEN != _OPEN or (run is not None and run.client_lost):
+        if memory is None or self._gate.word & _LEAVING != _OPEN or (run is not None and run.client_lost):
             raise self._refusal(run)
         return memory if pasid is None else self._space_of(pasid)
 
@@ -246,9 +266,16 @@ class Dma:
             raise DmaError(errno.ENOENT, f"pasid {pasid:#x} is not attached: attach_pasid() first")
         return space
 
-    async def _counted(self, access: Coroutine[Any, Any, T]) -> T:
+    async def _counted(self, access: Callable[[Memory], Coroutine[Any, Any, T]], pasid: int | None) -> T:
+        """What is awaited: a job waits here while the device stops, and what has begun is counted (S3.10)."""
+        run = CURRENT_RUN.get() or self._outside
+        if run.brake.on:
+            await run.brake.passed()
+        memory = self._reach(pasid)
         self.outstanding += 1
+        run.transfers += 1
         try:
-            return await access
+            return await access(memory)
         finally:
             self.outstanding -= 1
+            run.transfers -= 1

@@ -83,6 +83,7 @@ class Doorbells:
     def __init__(self, device: str, declared: Mapping[str, Doorbell], bars: Mapping[int, BoundBar], gate: Gate) -> None:
         self._bound = {name: one.bind(device, bars, gate) for name, one in declared.items()}
         places = [bar.declared for bar in bars.values()]
+        self.by_name: Mapping[str, Sequence[BoundDoorbell]] = self._bound
         self._bar = {name: one.bar(device, places).index for name, one in declared.items()}
 
     def in_bar(self, index: int) -> tuple[BoundDoorbell, ...]:
@@ -116,7 +117,7 @@ class Doorbells:
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Sets what snapshot() gave; it is served when the device runs."""
         for name, bound in self._bound.items():
-            for one, rings in zip(bound, saved[name], strict=True):
+            for one, rings in zip(bound, saved[name], strict=False):
                 one.restore(rings)
 
     def _all(self) -> list[BoundDoorbell]:

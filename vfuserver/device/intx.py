@@ -14,6 +14,7 @@ from vfuserver.errors import DeclarationError
 from vfuserver.pci.config_space import ConfigSpace
 from vfuserver.vfio import Client, PciIrq
 
+_ACTING: Final = Gate.RUNNING | Gate.QUIET
 _PINS: Final = {"A": 1, "B": 2, "C": 3, "D": 4}
 
 
@@ -56,7 +57,7 @@ class IntxLine:
 
     def signal(self) -> None:
         """Signals an asserted line, unless INTX_DISABLE (S2.16) or the migration state (S3.9) forbids it."""
-        allowed = self._gate.word & Gate.RUNNING and not self._config.intx_disabled
+        allowed = self._gate.word & _ACTING == Gate.RUNNING and not self._config.intx_disabled
         if self.asserted and allowed and self._client is not None:
             self._client.interrupts.trigger(PciIrq.INTX, 0)
 

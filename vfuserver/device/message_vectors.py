@@ -6,9 +6,13 @@ again changes nothing; it is sent once when the way is free. It must not know wh
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from vfuserver._core import Gate
 from vfuserver.vfio import Client, PciIrq
+
+_ALLOWED: Final = Gate.MASTER | Gate.RUNNING
+_ACTING: Final = _ALLOWED | Gate.QUIET
 
 
 class MessageVectors:
@@ -53,16 +57,16 @@ class MessageVectors:
 
     def restore(self, pending: int) -> None:
         """Sets all pending bits, from a snapshot."""
+        self.pending = pending
         for vector in range(self.count):
-            self._set_pending(vector, bool(pending >> vector & 1))
+            self._show(vector, bool(pending >> vector & 1))
 
     def attach(self, client: Client | None) -> None:
         """The client whose eventfds are signalled, or None."""
         self._client = client
 
     def _sent(self, vector: int) -> bool:
-        allowed = Gate.MASTER | Gate.RUNNING
-        if self._client is None or self._gate.word & allowed != allowed or self._masked(vector):
+        if self._client is None or self._gate.word & _ACTING != _ALLOWED or self._masked(vector):
             return False
         return self._client.interrupts.trigger(self.index, vector)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from vfuserver._core import Gate
 from vfuserver.device import snapshot
@@ -26,6 +26,7 @@ from vfuserver.device.dma import Dma
 from vfuserver.device.doorbell import Doorbells
 from vfuserver.device.interrupts import Interrupts
 from vfuserver.device.intx import IntxLine
+from vfuserver.device.migration import DeviceMigration
 from vfuserver.device.msix_table import TABLE, MsixTable
 from vfuserver.device.option import parse_options
 from vfuserver.device.rom import Rom, RomImage
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from vfuserver._core import ReadHook, WriteHook
     from vfuserver.device.card import Card
 
+_PATIENCE: Final = 0.0005
+"""Seconds between two looks at whether DMA has ended."""
+
 
 class PciDevice(Backend):
     """Base class of device models.
@@ -61,7 +65,7 @@ class PciDevice(Backend):
     `State`, `Option`, `Doorbell`, methods under `@job` and `@timer`. With `decodes_always` BARs answer, with
     `masters_always` DMA and message interrupts leave, whatever COMMAND says (not in D3hot): for clients that never
     write it (S2.15). A base class that is no device itself says `class Base(PciDevice, abstract=True)`. Override
-    `on_reset`, `on_vendor_write` and `mappable_areas` as needed.
+    `on_reset`, `on_vendor_write`, `mappable_areas`, `on_save`, `check_load` and `on_load` as needed.
 
     Raises DeclarationError at class creation; UsageError when made with an option that does not exist.
     """
@@ -73,6 +77,11 @@ class PciDevice(Backend):
     rom: ClassVar[Rom | None] = None
     declaration: ClassVar[Declaration]
     device_name: ClassVar[str] = "device"
+    compatible: ClassVar[str] = ""
+    """What a stream must say that it is of, to be loaded (S3.16); without it `device_name`."""
+    migrates: ClassVar[bool] = True
+    """False: the device has state that it does not declare, so it cannot be saved (S3.2)."""
+    migration: DeviceMigration | None = None
     card: Card | None = None
     """What the function is one of, with others beside it; None for a device of its own."""
     function_number: int = 0
@@ -117,6 +126,7 @@ class PciDevice(Backend):
         self.irqs = self.interrupts.infos()
         self.regions = self._make_regions()
         self._bind_work()
+        self.migration = DeviceMigration(self) if self.migrates else None
         self.on_reset()
 
     # -- what an author overrides -------------------------------------------------------------------------------
@@ -130,6 +140,17 @@ class PciDevice(Backend):
     def mappable_areas(self, bar: Bar) -> Areas:
         """What a client may map of a backed BAR, as (offset, size); asked once, when the device is made."""
         return bar.areas
+
+    def on_save(self) -> None:
+        """Called before the device is saved, when it has stopped: what is not in State yet belongs there now."""
+
+    def check_load(self, state: Mapping[str, Any]) -> None:
+        """Called before a load, with the State values that it would set, by name: raise ValueError, which says why,
+        for what this device must not run with. The device is as before then."""
+
+    def on_load(self) -> None:
+        """Called after a load, before the device runs: what follows from State is made here. It must not fail: the
+        device would be of no use until it is reset."""
 
     # -- what an author calls -----------------------------------------------------------------------------------
 
@@ -179,18 +200,26 @@ class PciDevice(Backend):
 
     def reset(self, reason: ResetReason) -> Later | None:
         """The device's one reset: jobs and timers end, then registers, state, interrupts and configuration space
-        return to their power-on values, then on_reset(). Eventfds, mappings and BAR files stay (S2.30)."""
+        return to their power-on values, then on_reset(). Eventfds, mappings and BAR files stay (S2.30). A migration is
+        over, and the device runs (S3.6)."""
         self.log.info("%s: reset (%s)", self.name, reason.value)
+        self.lose_state()
+        self.config.reset()
+        if self.migration is not None:
+            self.migration.reset()
+        self.migration_state = MigrationState.RUNNING
+        self.on_reset()
+        return None
+
+    def lose_state(self) -> None:
+        """Ends what goes on; everything but configuration space has its power-on value, and on_reset() is not called:
+        what a load begins with."""
         self._end_work()
         self.io_events.reset()
         self.interrupts.reset()
         for bar in self.bars.values():
             bar.reset()
         self._reset_state()
-        self.config.reset()
-        self.migration_state = MigrationState.RUNNING
-        self.on_reset()
-        return None
 
     def stop(self) -> None:
         """Stops the device for migration: no hooks, no DMA, no interrupts; jobs are held at their next await and
@@ -201,16 +230,30 @@ class PciDevice(Backend):
 
     def run(self) -> None:
         """Lets a stopped device go on, and starts what waited for a loop; pending interrupts are sent. Idempotent."""
+        self.gate.clear(Gate.QUIET)
         self.gate.set(Gate.RUNNING)
         self.activity.release()
         self.interrupts.resume()
         self.io_events.resume()
 
     async def quiesce(self) -> None:
-        """Stops the device and waits until DMA that was under way has ended (S3.10)."""
-        self.stop()
-        while self.dma.outstanding:
-            await asyncio.sleep(0.0005)
+        """Waits until DMA that is under way has ended; then none begins, jobs are held, timers stand still, interrupts
+        become pending and doorbells wait, but registers answer (S3.10). Cancelled, the device runs as before."""
+        self.activity.hold(gently=True)
+        try:
+            while self.dma.outstanding:
+                await asyncio.sleep(_PATIENCE)
+        except BaseException:
+            self.activity.release()
+            raise
+        self.be_quiet()
+
+    def be_quiet(self) -> None:
+        """The device as quiesce() leaves it, at once: of a device that runs and has no DMA under way, or of one that
+        is stopped."""
+        self.activity.hold()
+        self.gate.set(Gate.QUIET)
+        self.gate.set(Gate.RUNNING)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything declared, as plain data: registers, state, jobs, timers, interrupts. Stop the device first."""
@@ -247,6 +290,7 @@ class PciDevice(Backend):
         self.detach()
         self._end_work()
         self.regions = ()
+        self.migration = None
         self.io_events.close()
         self.interrupts.table = None
         for bar in self.bars.values():

@@ -29,15 +29,18 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class Brake:
-    """One device's brake: while it is on, runs wait before their next step."""
+    """One device's brake: while it is on, runs wait before their next step. While it is only coming on (`gentle`),
+    those that are inside a DMA transfer end that first (S3.10)."""
 
     def __init__(self) -> None:
         self.on = False
+        self.gentle = False
         self._waiting: list[asyncio.Future[None]] = []
 
-    def hold(self) -> None:
+    def hold(self, *, gently: bool = False) -> None:
         """Runs stop at their next await."""
         self.on = True
+        self.gentle = gently
 
     def release(self) -> None:
         """Held runs go on."""
@@ -73,8 +76,10 @@ class Run:
         self.what = what
         self._ended = False
         self.client_lost = False
+        self.transfers = 0
+        """DMA transfers of this run under way."""
         self._coroutine = coroutine
-        self._brake = brake
+        self.brake = brake
         self._finished = finished
         self._answering = answering
         self._stepping = False
@@ -121,9 +126,9 @@ class Run:
     def _steps(self) -> Generator[Any, Any, Any]:
         error: BaseException | None = None
         while True:
-            if self._brake.on and not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            if self._is_held() and not isinstance(error, asyncio.CancelledError | GeneratorExit):
                 try:
-                    yield from self._brake.passed().__await__()
+                    yield from self.brake.passed().__await__()
                 except asyncio.CancelledError as cancelled:
                     error = cancelled
             if self.ended():
@@ -140,6 +145,9 @@ class Run:
                 yield waits_for
             except BaseException as raised:
                 error = raised
+
+    def _is_held(self) -> bool:
+        return self.brake.on and not (self.brake.gentle and self.transfers)
 
     def _step(self, error: BaseException | None) -> Any:
         self._stepping = True

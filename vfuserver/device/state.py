@@ -58,6 +58,10 @@ class State(Generic[T]):
         """A copy of the default, for an instance at power-on and after a reset."""
         return deepcopy(self.default)
 
+    def fits(self, value: object) -> bool:
+        """True for plain data of the default's type; a default of None has any."""
+        return is_plain(value) and (self.default is None or type(value) is type(self.default))
+
     def saved(self, value: object, where: str) -> object:
         """A copy of an instance's value. LocalError if it is no longer plain data."""
         if not is_plain(value):
