@@ -4,6 +4,7 @@ It must not know commands, messages' layouts, or event loops.
 """
 
 import errno
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from vfuserver.session.io_events import IoEventPort
 from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.migration import Machine
+from vfuserver.session.migration_region import MigrationRegion
 from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
@@ -23,7 +25,7 @@ from vfuserver.session.ports import OpenLane, Schedule
 from vfuserver.session.quirks import PRIVATE_MEMORY
 from vfuserver.session.recall import Recall
 from vfuserver.session.twin import Twin
-from vfuserver.vfio import Backend, Interrupts, Later, Memory
+from vfuserver.vfio import Backend, Interrupts, Later, Memory, Region
 
 SCM_MAX_FD: Final = 253
 """The kernel's limit of descriptors with one message (unix(7))."""
@@ -68,6 +70,7 @@ class Connection:
         """The stream of our own commands, if VERSION agreed on one."""
         self.machine = _machine(backend, options, log)
         """Moves a device that migrates; None: it does not, or must not."""
+        self._own_regions = _own_regions(options, self.machine)
         self._open_lane = open_lane
         self._layout = layout
         self.files = FileTrust(self.ioas, options.quirks[PRIVATE_MEMORY], peer_pid, log)
@@ -77,6 +80,11 @@ class Connection:
         self._recall = Recall(self.ioas, self._access.ask_back, schedule, patience, log)
         self.memory: Memory = self._access
         self.interrupts: Interrupts = interrupts
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """By VFIO region index: the device's and, behind them, that of migration's version 1."""
+        return (*self.backend.regions, *self._own_regions)
 
     @property
     def migrates(self) -> bool:
@@ -195,10 +203,23 @@ class Connection:
             self.twin.stream.close()
 
 
+def _own_regions(options: SessionOptions, machine: Machine | None) -> Sequence[Region]:
+    if machine is None or not options.migration_v1:
+        return ()
+    return (MigrationRegion(machine, options.max_data_xfer_size).region(),)
+
+
 def _machine(backend: Backend, options: SessionOptions, log: ConnectionLog) -> Machine | None:
     if backend.migration is None or not (options.migration_v1 or options.migration_v2):
         return None
-    return Machine(backend, backend.migration, log, p2p=not options.hide_peer_to_peer, slow=options.slow_arc)
+    return Machine(
+        backend,
+        backend.migration,
+        log,
+        p2p=not options.hide_peer_to_peer,
+        slow=options.slow_arc,
+        precopy=options.migration_v1,
+    )
 
 
 def _enter(ioas: Ioas, access: Access, name: str) -> list[tuple[Kind, int]]:

@@ -24,7 +24,10 @@ RUNNING, STOP, RUNNING_P2P = MigrationState.RUNNING, MigrationState.STOP, Migrat
 STOP_COPY, RESUMING, ERROR = MigrationState.STOP_COPY, MigrationState.RESUMING, MigrationState.ERROR
 PRE_COPY, PRE_COPY_P2P = MigrationState.PRE_COPY, MigrationState.PRE_COPY_P2P
 
-LEFT_BEHIND: Final = {PRE_COPY: RUNNING, PRE_COPY_P2P: RUNNING_P2P, STOP_COPY: STOP}
+PLAIN: Final = {PRE_COPY: RUNNING, PRE_COPY_P2P: RUNNING_P2P}
+"""The state that a device is in which is asked for one of pre-copy that it does not have."""
+
+LEFT_BEHIND: Final = {**PLAIN, STOP_COPY: STOP}
 """The arc that ends what a client that has gone was saving."""
 
 
@@ -32,14 +35,24 @@ class Machine:
     """One connection's hand on a device that migrates. The state itself is the device's (`Backend.migration_state`)."""
 
     def __init__(
-        self, backend: Backend, migration: Migration, log: ConnectionLog, *, p2p: bool = True, slow: float = 1.0
+        self,
+        backend: Backend,
+        migration: Migration,
+        log: ConnectionLog,
+        *,
+        p2p: bool = True,
+        precopy: bool = False,
+        slow: float = 1.0,
     ) -> None:
         """Without `p2p` a client can neither see nor ask for the P2P states, though ways still lead through them.
 
-        An arc of more than `slow` seconds is a warning (S3.26).
+        With `precopy` every device has those states: one that has none of its own just runs there, and has nothing to
+        say (version 1 knows no device without them). An arc of more than `slow` seconds is a warning (S3.26).
         """
         self._backend, self._migration, self._log, self._slow = backend, migration, log, slow
-        self.flags = migration.flags if p2p else migration.flags & ~MigrationFlags.P2P
+        self._stands_in = precopy and MigrationFlags.PRE_COPY not in migration.flags
+        hidden = MigrationFlags(0) if p2p else MigrationFlags.P2P
+        self.flags = (migration.flags | (MigrationFlags.PRE_COPY if precopy else 0)) & ~hidden
         """What the client is told."""
         self.streams = 0
         """How many streams were begun, to save or to load."""
@@ -81,6 +94,8 @@ class Machine:
     def precopy(self) -> tuple[int, int]:
         """Initial and dirty bytes still to be read while the device runs. CommandError(EINVAL): not in PRE_COPY."""
         self._must_be({PRE_COPY, PRE_COPY_P2P}, "tell what pre-copy has left")
+        if self._stands_in:
+            return 0, 0
         initial, dirty = self._migration.precopy()
         return len(self._ahead) + initial, dirty
 
@@ -107,7 +122,20 @@ class Machine:
     def _way(self, wanted: int) -> tuple[MigrationState, ...] | None:
         if wanted not in states(self.flags) or self.state is ERROR:
             return None
-        return path(self._migration.flags, self.state, MigrationState(wanted))
+        new = MigrationState(wanted)
+        if not self._stands_in:
+            return path(self._migration.flags, self.state, new)
+        if self.state is new or (self.state, new) in BLOCKED:
+            return () if self.state is new else None
+        first, last = PLAIN.get(self.state, self.state), PLAIN.get(new, new)
+        between = path(self._migration.flags, first, last) or ()
+        return (*((first,) if first is not self.state else ()), *between, *((new,) if last is not new else ()))
+
+    def _arc(self, old: MigrationState, new: MigrationState) -> Later | None:
+        """Has the device do it, unless it takes one of the two states for the other."""
+        if self._stands_in and PLAIN.get(old, old) is PLAIN.get(new, new):
+            return None
+        return self._migration.arc(old, new)
 
     def _walk(self, way: tuple[MigrationState, ...]) -> Later | None:
         for at, new in enumerate(way, 1):
@@ -119,7 +147,7 @@ class Machine:
     def _step(self, old: MigrationState, new: MigrationState) -> Later | None:
         started = time.monotonic()
         try:
-            later = self._migration.arc(old, new)
+            later = self._arc(old, new)
         except Exception as error:
             self._failed(old, new, error)
             raise
@@ -157,7 +185,7 @@ class Machine:
     def _leave(self, old: MigrationState, new: MigrationState) -> None:
         """The arc that a client who has gone does not see the end of: the device is told, and that is it."""
         self._backend.migration_state = new
-        later = self._migration.arc(old, new)
+        later = self._arc(old, new)
         if later is not None:
             later.when_done(lambda result: self._lost(old, result) if isinstance(result, BaseException) else None)
 
@@ -175,7 +203,7 @@ class Machine:
         fewer bytes than asked for mean something (S3.12)."""
         pieces, missing = [self._ahead], size - len(self._ahead)
         try:
-            while missing > 0 and not self._ended:
+            while missing > 0 and not self._ended and not (self._stands_in and self.state in PLAIN):
                 piece = self._migration.read(missing)
                 if len(piece) > missing:
                     raise LocalError(f"{self._backend.name}: read({missing}) gave {len(piece)} bytes, must be no more")
@@ -189,7 +217,7 @@ class Machine:
 
     def _must_be(self, legal: Set[MigrationState], what: str) -> None:
         if self.state not in legal:
-            names = " or ".join(sorted(state.name for state in legal & states(self._migration.flags)))
+            names = " or ".join(sorted(state.name for state in legal & states(self.flags)))
             text = f"in {self.state.name} nobody can {what}, the state must be {names or 'PRE_COPY'}"
             raise CommandError(errno.EINVAL, text)
 

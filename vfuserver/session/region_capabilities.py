@@ -35,13 +35,13 @@ SPARSE_MMAP_FDS: Final = Layout(
 
 
 def sparse_mmap(areas: Iterable[MmapArea]) -> bytes:
-    """The capability that lists what may be mapped of one file, as the only one of its list."""
+    """The capability that lists what may be mapped of one file, without its header."""
     listed = [{"offset": area.offset, "size": area.size} for area in areas]
-    return CAP_HEADER.pack(REGION_INFO_CAP_SPARSE_MMAP, 1, 0) + SPARSE_MMAP.build(reserved=0, areas=listed)
+    return SPARSE_MMAP.build(reserved=0, areas=listed)
 
 
-def sparse_mmap_fds(areas: Iterable[MmapArea], fds: Sequence[int], cap_id: int) -> bytes:
-    """The capability that lists areas of several files, `fds`, as the only one of its list."""
+def sparse_mmap_fds(areas: Iterable[MmapArea], fds: Sequence[int]) -> bytes:
+    """The capability that lists areas of several files, `fds`, without its header."""
     listed = [
         {
             "offset": area.offset,
@@ -52,7 +52,16 @@ def sparse_mmap_fds(areas: Iterable[MmapArea], fds: Sequence[int], cap_id: int) 
         }
         for area in areas
     ]
-    return CAP_HEADER.pack(cap_id, 1, 0) + SPARSE_MMAP_FDS.build(reserved=0, areas=listed)
+    return SPARSE_MMAP_FDS.build(reserved=0, areas=listed)
+
+
+def capability_list(capabilities: Sequence[tuple[int, bytes]], at: int) -> bytes:
+    """The list of (id, what follows the header), each of version 1, that begins at byte `at` of a region info."""
+    listed = b""
+    for number, (cap_id, body) in enumerate(capabilities, 1):
+        following = at + len(listed) + CAP_HEADER.size + len(body)
+        listed += CAP_HEADER.pack(cap_id, 1, following if number < len(capabilities) else 0) + body
+    return listed
 
 
 def mappable_areas(reply: bytes, at: int, fds: Sequence[int] = ()) -> tuple[MmapArea, ...]:

@@ -79,7 +79,6 @@ class Session:
         )
         self.stream.on_hook_error = self._hook_error
         self.stream.masked_errors = self.options.quirks[REGION_ERRORS] == "all-ones"
-        self.stream.regions = [(region.size, region.table or region.access) for region in backend.regions]
         self._on_output = on_output
         self._inside = False  # in a callback of the stream: whoever feeds it sends afterwards
         self._held_command: str | None = None
@@ -92,6 +91,7 @@ class Session:
         self.connection = Connection(
             backend, self.options, self.stream, irqs, events, outgoing, layout, self.log, schedule, open_lane, peer_pid
         )
+        self.stream.regions = [(one.size, one.table or one.access) for one in self.connection.regions]
 
     @property
     def label(self) -> str:

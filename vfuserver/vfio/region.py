@@ -35,7 +35,7 @@ class Region:
     `table` or `access` serves it (both None: an absent region, size 0). `fd`, if any, is the file whose bytes
     [fd_offset, fd_offset + size) are the region; clients may map `areas` of it (empty with an fd: the whole region).
     Areas may have files of their own instead. The backend keeps ownership of all. `io_events`: writes that may come by
-    eventfd instead of by message.
+    eventfd instead of by message. `capabilities`: (id, what follows the header) of further ones that its info lists.
     """
 
     size: int = 0
@@ -46,6 +46,7 @@ class Region:
     fd_offset: int = 0
     areas: tuple[MmapArea, ...] = field(default=())
     io_events: tuple[IoEvent, ...] = field(default=())
+    capabilities: tuple[tuple[int, bytes], ...] = field(default=())
 
 
 ABSENT = Region()

@@ -17,4 +17,4 @@ class DeviceGetInfo(Command, number=4, name="DEVICE_GET_INFO"):
         """Tells what the backend says."""
         need_argsz(request.integers[0], cls.request.size)
         backend = connection.backend
-        return cls.reply.pack(cls.reply.size, backend.device_flags, len(backend.regions), len(backend.irqs))
+        return cls.reply.pack(cls.reply.size, backend.device_flags, len(connection.regions), len(backend.irqs))

@@ -9,8 +9,9 @@ from vfuserver.errors import CommandError
 from vfuserver.session.command import Command, Request, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.quirks import SPARSE_MMAP_FDS
-from vfuserver.session.region_capabilities import sparse_mmap, sparse_mmap_fds
+from vfuserver.session.region_capabilities import capability_list, sparse_mmap, sparse_mmap_fds
 from vfuserver.vfio import (
+    REGION_INFO_CAP_SPARSE_MMAP,
     REGION_INFO_CAP_SPARSE_MMAP_FDS,
     REGION_INFO_CAP_SPARSE_MMAP_FDS_DRAFT,
     MmapArea,
@@ -52,20 +53,21 @@ class DeviceGetRegionInfo(Command, number=5, name="DEVICE_GET_REGION_INFO"):
         """Tells what the backend says. EINVAL: no such index."""
         argsz, _, index, *_ = request.integers
         need_argsz(argsz, cls.request.size)
-        if index >= len(connection.backend.regions):
-            raise CommandError(errno.EINVAL, f"region {index}, must be below {len(connection.backend.regions)}")
-        region = connection.backend.regions[index]
+        if index >= len(connection.regions):
+            raise CommandError(errno.EINVAL, f"region {index}, must be below {len(connection.regions)}")
+        region = connection.regions[index]
         mappable = _mappable(connection, region)
-        needed = cls.reply.size + len(mappable.capability)
+        listed = capability_list([*mappable.capabilities, *region.capabilities], cls.reply.size)
+        needed = cls.reply.size + len(listed)
         head = cls.reply.pack(
             needed,
-            _flags(region, mappable),
+            _flags(region, mappable, listed),
             index,
-            cls.reply.size if mappable.capability else 0,  # QEMU checks it in a reply that tells only the size, too
+            cls.reply.size if listed else 0,  # QEMU checks it in a reply that tells only the size, too
             region.size,
             mappable.offset,
         )
-        return (head + mappable.capability, mappable.fds) if needed <= argsz else head
+        return (head + listed, mappable.fds) if needed <= argsz else head
 
 
 class _Mappable(NamedTuple):
@@ -73,17 +75,17 @@ class _Mappable(NamedTuple):
 
     fds: Sequence[int] = ()
     offset: int = 0
-    capability: bytes = b""
+    capabilities: Sequence[tuple[int, bytes]] = ()
 
 
 NOTHING: Final = _Mappable()
 
 
-def _flags(region: Region, mappable: _Mappable) -> int:
+def _flags(region: Region, mappable: _Mappable, listed: bytes) -> int:
     flags = region.flags & ~(RegionFlags.MMAP | RegionFlags.CAPS)
     if mappable.fds:
         flags |= RegionFlags.MMAP
-    if mappable.capability:
+    if listed:
         flags |= RegionFlags.CAPS
     return int(flags)
 
@@ -98,10 +100,10 @@ def _mappable(connection: Connection, region: Region) -> _Mappable:
     cap_id = _fds_id(connection)
     fds = list(dict.fromkeys(area.fd for area in areas))
     if len(single) < len(areas) and cap_id and len(fds) <= room:
-        return _Mappable(fds, 0, sparse_mmap_fds(areas, fds, cap_id))
+        return _Mappable(fds, 0, [(cap_id, sparse_mmap_fds(areas, fds))])
     if not single:
         return NOTHING
-    listed = sparse_mmap(single) if region.areas else b""
+    listed = [(REGION_INFO_CAP_SPARSE_MMAP, sparse_mmap(single))] if region.areas else []
     return _Mappable([single[0].fd], single[0].fd_offset - single[0].offset, listed)
 
 

@@ -58,9 +58,9 @@ class DeviceGetRegionIoFds(Command, number=6, name="DEVICE_GET_REGION_IO_FDS"):
         need_argsz(argsz, cls.request.size)
         if flags or count:
             raise CommandError(errno.EINVAL, f"flags {flags:#x}, count {count}: must be 0")
-        if index >= len(connection.backend.regions):
-            raise CommandError(errno.EINVAL, f"region {index}, must be below {len(connection.backend.regions)}")
-        events = _offered(connection, connection.backend.regions[index].io_events)
+        if index >= len(connection.regions):
+            raise CommandError(errno.EINVAL, f"region {index}, must be below {len(connection.regions)}")
+        events = _offered(connection, connection.regions[index].io_events)
         layout = SHADOWED if any(event.shadow for event in events) else SUB_REGION
         needed = cls.reply.size + layout.size * len(events)
         head = cls.reply.pack(needed, 0, index, len(events))
