@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.session.device import SCRATCH, SLOW, LittleDevice
-from tests.session.harness import QEMU_JSON, Message, Wire, command
+from tests.session.harness import EVERYTHING, QEMU_JSON, Message, Wire, command
 from tests.session.migrating import MigratingDevice, put
 from vfuserver.session import COMMANDS, Command, Direction
 from vfuserver.session.commands.version import Version
@@ -54,6 +54,7 @@ ROWS = {
     "REGION_READ": Row(_pack(9, SCRATCH, 0, 4)),
     "REGION_WRITE": Row(_pack(10, SCRATCH, 0, 4) + b"good"),
     "DEVICE_RESET": Row(b""),
+    "DIRTY_PAGES": Row(_pack(14, 8, 1), flags=1),
     "REGION_WRITE_MULTI": Row(command(15).request.build(wrs=WRITES)),
     "DEVICE_FEATURE": Row(_pack(16, 8, 0x1FFFF), answer=errno.ENOTTY, flags=0x7FFFF),
     "MIG_DATA_READ": Row(_pack(17, 12, 4), state=MigrationState.STOP_COPY),
@@ -90,7 +91,7 @@ def device() -> Iterator[MigratingDevice]:
 @pytest.fixture
 def wire(device: MigratingDevice, request: pytest.FixtureRequest) -> Iterator[Wire]:
     """A connection in the state in which the test's command is legal."""
-    wire = Wire(device)
+    wire = Wire(device, EVERYTHING)
     if request.node.callspec.params["one"] is not Version:
         wire.negotiate()
         put(device, ROWS[request.node.callspec.params["one"].name].state)
@@ -173,7 +174,7 @@ def test_surplus_descriptors_of_a_good_request_are_einval_and_closed(one: type[C
 @each([one for one in TABLE if one is not Version])
 def test_good_request_before_version_closes(one: type[Command], device: LittleDevice) -> None:
     """requirements.md: a command before VERSION closes the connection."""
-    fresh = Wire(device)
+    fresh = Wire(device, EVERYTHING)
     assert fresh.send(one.number, ROWS[one.name].good) == []
     assert "before VERSION" in (fresh.session.stream.broken or "")
     assert device.log == []

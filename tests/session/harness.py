@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from vfuserver.session import Command, Session, SessionOptions
@@ -61,6 +62,9 @@ class Message(NamedTuple):
 
 SPECIFIED = SessionOptions(quirks={"message-dma": "spec", "private-memory": "trust"})
 """No question before the first DMA message."""
+
+EVERYTHING = replace(SPECIFIED, migration="both")
+"""Every command there is."""
 
 
 class Wire:

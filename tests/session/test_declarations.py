@@ -76,7 +76,7 @@ RENDERED = [
     (reply_message(2, 7), 0, "DMA_MAP #7 reply"),
     (error_message(2, 7, 17), 0, "DMA_MAP #7 error: EEXIST"),
     (error_message(2, 7, 0xFFFF), 0, "DMA_MAP #7 error: 65535"),
-    (command_message(14, 1, b"?"), 0, "command 14 #1 command: <1 bytes: 3f>"),
+    (command_message(20, 1, b"?"), 0, "command 20 #1 command: <1 bytes: 3f>"),
     (
         command_message(1, 1, bytes(4) + QEMU_JSON),
         0,
