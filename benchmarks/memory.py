@@ -23,6 +23,7 @@ from benchmarks.figure import Figure
 from benchmarks.maps import Maps
 from vfuserver._core import PROT_READ, PROT_WRITE, Ioas
 from vfuserver.iommu import Access
+from vfuserver.testing.local_client import NoMessages
 
 CORE = Path(__file__).parent.parent / "native" / "core"
 SOURCE = Path(__file__).with_name("memory.c")
@@ -157,20 +158,8 @@ def _access(fd: int, areas: int) -> Iterator[Access]:
     ends = [MANY * i // areas for i in range(areas + 1)]
     for first, end in pairwise(ends):
         ioas.map(first * PAGE, (end - first) * PAGE, PROT_READ | PROT_WRITE, fd, first * PAGE)
-    yield Access(ioas, _NoMessages())
+    yield Access(ioas, NoMessages())
     ioas.clear()
-
-
-class _NoMessages:
-    """All memory here is mapped."""
-
-    async def read(self, iova: int, length: int) -> bytes:
-        """Never asked."""
-        raise NotImplementedError
-
-    async def write(self, iova: int, data: memoryview) -> None:
-        """Never asked."""
-        raise NotImplementedError
 
 
 def _timed(access: Access, places: list[int], length: int) -> float:
