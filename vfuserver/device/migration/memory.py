@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from vfuserver.errors import CommandError
 
 if TYPE_CHECKING:
+    from vfuserver.device.bar import BoundBar
     from vfuserver.device.pci_device import PciDevice
+    from vfuserver.registers import MemoryWindow
 
 SECTION: Final = "memory"
 VERSION: Final = 1
@@ -27,13 +29,32 @@ _ZEROS: Final = bytes(CHUNK)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """`length` bytes at `offset` of a BAR, all of one window. `view` is the device's own memory there."""
+    """`length` bytes at `offset` of a BAR, from `start` on in one window."""
 
-    bar: int
-    offset: int
+    bound: BoundBar
+    row: MemoryWindow
+    start: int
     length: int
-    streamed: bool
-    view: memoryview
+
+    @property
+    def bar(self) -> int:
+        """The BAR's index."""
+        return self.bound.declared.index
+
+    @property
+    def offset(self) -> int:
+        """Bytes from the BAR's beginning."""
+        return self.row.offset + self.start
+
+    @property
+    def streamed(self) -> bool:
+        """True if it goes ahead."""
+        return self.bound.declared.streamed
+
+    @property
+    def view(self) -> memoryview:
+        """The device's own memory there. Not kept, so that whoever has a chunk does not keep a closed BAR mapped."""
+        return self.bound.windows[self.row.index][self.start : self.start + self.length]
 
     def payload(self, data: bytes) -> tuple[bytes, bytes]:
         """What its section has to say when these bytes are in it."""
@@ -48,12 +69,10 @@ class Chunk:
 
 def chunks(device: PciDevice) -> Iterator[Chunk]:
     """All of a device's memory, in order."""
-    for index, bar in device.bars.items():
+    for bar in device.bars.values():
         for row in bar.declared.windows:
-            window = bar.windows[row.index]
-            for at in range(0, row.size, CHUNK):
-                view = window[at : at + CHUNK]
-                yield Chunk(index, row.offset + at, len(view), bar.declared.streamed, view)
+            for start in range(0, row.size, CHUNK):
+                yield Chunk(bar, row, start, min(CHUNK, row.size - start))
 
 
 class Staged:
