@@ -169,18 +169,23 @@ def test_vendor_bytes_take_what_the_model_says(client: raw.Client) -> None:
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 
 
-OPERATIONS = {6: SET, 7: SET, 8: GET}
-"""Of the features that testdev has: the log of writes."""
+OPERATIONS = {1: GET, 2: GET | SET, 6: SET, 7: SET, 8: GET, 9: GET, 12: SET}
+"""Of the features that testdev has: migration, and the log of writes."""
+HARMLESS = {(1, GET), (2, GET), (9, GET), (12, SET)}
+"""What succeeds with data of zeros."""
 
 
 @pytest.mark.parametrize("feature", [1, 2, 6, 7, 8, 9, 11, 12, 0xFFFF])
 @pytest.mark.parametrize("flags", [sum(bits) for bits in product((0, GET), (0, SET), (0, PROBE))])
 def test_feature_with_every_combination_of_flags(client: raw.Client, feature: int, flags: int) -> None:
     """S0.3: GET with SET needs PROBE; a feature that there is not is ENOTTY, also under PROBE, and an operation that
-    it lacks is EINVAL, likewise; so is a log of pages of no bytes, and one that was not started."""
+    it lacks is EINVAL, likewise; so is a log of pages of no bytes, one that was not started, and the state ERROR."""
     payload = struct.pack("=II", 40, flags | feature) + bytes(32)
     if flags & PROBE and feature in OPERATIONS and not flags & ~(PROBE | OPERATIONS[feature]):
         assert client.request(raw.DEVICE_FEATURE, payload).payload == payload[:8]
+        return
+    if (feature, flags) in HARMLESS:
+        assert client.request(raw.DEVICE_FEATURE, payload).payload[4:8] == payload[4:8]
         return
     with refused(errno.EINVAL if flags == GET | SET or feature in OPERATIONS else errno.ENOTTY):
         client.request(raw.DEVICE_FEATURE, payload)
