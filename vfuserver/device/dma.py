@@ -227,12 +227,12 @@ class Dma:
         self._attached(pasid)
         del self._spaces[pasid]
 
-    # -- inside
-
     def drain(self) -> None:
         """Returns when no copy is under way: after the gate was closed, for who promises that DMA has ended (S2.33)."""
         if self._client is not None:
             self._client.memory.drain()
+
+    # -- inside
 
     def _choose(self) -> None:
         """What a call without a pasid reaches, known beforehand: most models have no translation of their own."""
