@@ -90,7 +90,8 @@ DEVICE = '[[device]]\ndevice = "edu"\nsocket = "x.sock"\n'
         (DEVICE + 'quirks = { message-dma = "new" }', "quirk message-dma must be auto or spec or old, not 'new'"),
         (
             DEVICE + 'quirks = { nerves = "weak" }',
-            "quirk must be one of message-dma, region-errors, sparse-mmap-fds, private-memory, not 'nerves'",
+            "quirk must be one of message-dma, region-errors, sparse-mmap-fds, private-memory, pre-copy, "
+            "mig-data-read, not 'nerves'",
         ),
         (DEVICE + "[device.set]\nspeed = 1", "edu has no option speed"),
         ('loop = "fast"\n' + DEVICE, "loop must be uvloop or asyncio, not 'fast'"),

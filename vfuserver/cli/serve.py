@@ -71,7 +71,7 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     metavar="NAME=VALUE",
     callback=lambda _context, _parameter, given: pairs(given) or None,
     help="Suit a peculiar client: message-dma=auto|spec|old, region-errors=reply|all-ones, sparse-mmap-fds=agreed|16, "
-    "private-memory=auto|compare|trust|messages.",
+    "private-memory=auto|compare|trust|messages, pre-copy=continues|apart, mig-data-read=exact|padded.",
 )
 @click.pass_obj
 def command(

@@ -22,7 +22,7 @@ from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
 from vfuserver.session.ports import OpenLane, Schedule
-from vfuserver.session.quirks import PRIVATE_MEMORY
+from vfuserver.session.quirks import PRE_COPY, PRIVATE_MEMORY
 from vfuserver.session.recall import Recall
 from vfuserver.session.twin import Twin
 from vfuserver.vfio import Backend, Interrupts, Later, Memory, Region
@@ -219,6 +219,7 @@ def _machine(backend: Backend, options: SessionOptions, log: ConnectionLog) -> M
         p2p=not options.hide_peer_to_peer,
         slow=options.slow_arc,
         precopy=options.migration_v1,
+        apart=options.quirks[PRE_COPY] == "apart",
     )
 
 

@@ -42,14 +42,18 @@ class Machine:
         *,
         p2p: bool = True,
         precopy: bool = False,
+        apart: bool = False,
         slow: float = 1.0,
     ) -> None:
         """Without `p2p` a client can neither see nor ask for the P2P states, though ways still lead through them.
 
         With `precopy` every device has those states: one that has none of its own just runs there, and has nothing to
-        say (version 1 knows no device without them). An arc of more than `slow` seconds is a warning (S3.26).
+        say (version 1 knows no device without them). With `apart` what such a state gives counts for nothing: the way
+        from there to STOP_COPY leaves the stream and begins it anew. An arc of more than `slow` seconds is a warning
+        (S3.26).
         """
         self._backend, self._migration, self._log, self._slow = backend, migration, log, slow
+        self._apart = apart
         self._stands_in = precopy and MigrationFlags.PRE_COPY not in migration.flags
         hidden = MigrationFlags(0) if p2p else MigrationFlags.P2P
         self.flags = (migration.flags | (MigrationFlags.PRE_COPY if precopy else 0)) & ~hidden
@@ -123,6 +127,11 @@ class Machine:
         if wanted not in states(self.flags) or self.state is ERROR:
             return None
         new = MigrationState(wanted)
+        if self._apart and new is STOP_COPY and self.state in PLAIN:
+            return (*(self._chain(STOP) or ()), STOP_COPY)
+        return self._chain(new)
+
+    def _chain(self, new: MigrationState) -> tuple[MigrationState, ...] | None:
         if not self._stands_in:
             return path(self._migration.flags, self.state, new)
         if self.state is new or (self.state, new) in BLOCKED:

@@ -25,6 +25,8 @@ MESSAGE_DMA: Final = "message-dma"
 REGION_ERRORS: Final = "region-errors"
 SPARSE_MMAP_FDS: Final = "sparse-mmap-fds"
 PRIVATE_MEMORY: Final = "private-memory"
+PRE_COPY: Final = "pre-copy"
+MIG_DATA_READ: Final = "mig-data-read"
 
 QUIRKS: Final[Mapping[str, Quirk]] = {
     MESSAGE_DMA: Quirk(
@@ -66,6 +68,24 @@ QUIRKS: Final[Mapping[str, Quirk]] = {
         default="auto",
         reason="QEMU passes the descriptor of a memory-backend-file without share=on, which its guest never looks at",
         found="the client's own mappings, or bytes that differ between the mapping and a message (field-notes G)",
+    ),
+    PRE_COPY: Quirk(
+        values={
+            "continues": "one stream: STOP_COPY gives what pre-copy has not given, and what has changed since",
+            "apart": "STOP_COPY gives the whole stream, as if there had been no pre-copy",
+        },
+        default="continues",
+        reason="libvfio-user's sample client (version 2) throws away what it has read in PRE_COPY (S3.11)",
+        found="configured: such a client says nothing by which it could be known",
+    ),
+    MIG_DATA_READ: Quirk(
+        values={
+            "exact": "a reply has as many bytes as there are",
+            "padded": "where fewer are there than were asked for, zeros behind them; the reply's size tells how many",
+        },
+        default="exact",
+        reason="libvfio-user's sample client (version 2) takes a reply that is shorter for the end of the connection",
+        found="configured: such a client says nothing by which it could be known",
     ),
 }
 

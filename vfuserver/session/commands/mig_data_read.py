@@ -2,6 +2,7 @@
 
 from vfuserver.session.command import Command, Request, need_argsz
 from vfuserver.session.connection import Connection
+from vfuserver.session.quirks import MIG_DATA_READ
 from vfuserver.wire import U32, Blob, Count, Layout
 
 
@@ -22,4 +23,5 @@ class MigDataRead(Command, number=17, name="MIG_DATA_READ"):
         need_argsz(argsz, cls.request.size + size)
         connection.check_transfer(size)
         data = connection.migration.read(size)
-        return cls.request.pack(cls.request.size + len(data), len(data)) + data
+        head = cls.request.pack(cls.request.size + len(data), len(data))
+        return head + (data.ljust(size, b"\0") if connection.options.quirks[MIG_DATA_READ] == "padded" else data)
