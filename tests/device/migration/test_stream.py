@@ -9,7 +9,7 @@ import pytest
 from tests.device.migration.models import Everything, Streamed, Tiny
 from tests.device.migration.moving import START, S, feed, go, load, migration, save
 from vfuserver import CommandError, PciDevice
-from vfuserver.device.migration.encoding import encode
+from vfuserver.device.migration.encoding import decode, encode
 from vfuserver.device.migration.stream import LONGEST, Parser, Section, Writer
 
 HEADER_BYTES, SECTION_BYTES = 16, 32
@@ -238,6 +238,20 @@ async def test_section_of_endless_length_is_refused_before_it_comes(tiny: Tiny) 
     crafted = bytearray(beginning)
     crafted[36:40] = (LONGEST + 1).to_bytes(4, "little")
     assert "damaged" in await refused(tiny, bytes(crafted))
+
+
+async def test_a_bar_without_registers_takes_no_room_and_may_be_there() -> None:
+    """S3.16: it is named in streams of servers before this one."""
+    source, device = Streamed(), Streamed()
+    source.pixels[0] = 9
+    parts = sections(await save(source))
+    at = next(index for index, one in enumerate(parts) if one.name == "registers")
+    assert decode(parts[at].payload) == {}
+    parts[at] = Section("registers", 1, encode({"BAR2": {"rows": {}, "halves": {}, "undeclared": 0}}))
+    await load(device, sealed(parts))
+    assert device.pixels[0] == 9
+    source.close()
+    device.close()
 
 
 async def test_memory_that_is_not_the_device_s_is_refused() -> None:

@@ -103,7 +103,8 @@ def _put_config(device: PciDevice, saved: Mapping[str, Any]) -> None:
 
 
 def _save_registers(device: PciDevice) -> dict[str, Any]:
-    return {bar.declared.label: _save_bar(bar) for bar in device.bars.values()}
+    saved = {bar.declared.label: _save_bar(bar) for bar in device.bars.values()}
+    return {label: parts for label, parts in saved.items() if any(parts.values())}
 
 
 def _save_bar(bar: BoundBar) -> dict[str, Any]:
