@@ -3,6 +3,9 @@
 BAR0: one 8-byte register; writing a time (seconds of the epoch) asks for INTx then, reading gives the seconds since.
 BAR1: 12 KiB of memory whose first and last page may be mapped. COMMAND is never written and no BAR is ever sized.
 
+BAR1 goes ahead in PRE_COPY, and is never all zeros: the client wants 12 KiB then, and 12 to 13 KiB when the device has
+stopped (test_sample_device counts them).
+
 After INTx it writes 4 KiB of the client's memory and reads them back. The client answers four DMA_WRITE and four
 DMA_READ of the 1 KiB that it accepts, then looks whether the first two pages it has mapped are dirty.
 """
@@ -29,8 +32,12 @@ class Sample(PciDevice):
 
     clock = Bar(0, size=8, sized=False)
     moment = clock.rw(0, width=8)
-    buffers = Bar(1, size=3 * PAGE, sized=False, backing=True, mappable=[(0, PAGE), (2 * PAGE, PAGE)])
+    buffers = Bar(1, size=3 * PAGE, sized=False, backing=True, streamed=True, mappable=[(0, PAGE), (2 * PAGE, PAGE)])
     memory = buffers.memory(0, 3 * PAGE)
+
+    def on_reset(self) -> None:
+        """A stream does not carry zeros."""
+        self.memory[:] = PATTERN * 3
 
     @moment.on_write
     def arm(self, moment: int) -> None:

@@ -1,4 +1,4 @@
-"""Our client and server with libvfio-user's sample programs, where LIBVFIO_USER_SAMPLES names their folder."""
+"""Our client with the servers of libvfio-user's samples, where LIBVFIO_USER_SAMPLES names their folder."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.conftest import PROGRAM, counted, eventually
+from tests.interop.conftest import counted, eventually
 from vfuserver.client import Client, DisconnectedError
 from vfuserver.vfio import IoFdType
 
@@ -44,39 +44,3 @@ async def test_the_shadow_ioeventfd_of_its_server_is_read_and_rung(shadow_server
                     await asyncio.sleep(0.01)
     except DisconnectedError:
         pytest.skip("this shadow_ioeventfd_server was built without shadow-ioeventfd, and ends when a client comes")
-
-
-@pytest.fixture
-def sample(tmp_path: Path) -> Iterator[Path]:
-    """The socket of a device of the shape that the sample client asserts."""
-    path = tmp_path / "socket"
-    device = f"{Path(__file__).parent / 'sample_device.py'}:Sample"
-    command = [PROGRAM, "serve", device, "--socket", str(path), "--quirk", "private-memory=messages"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        assert server.stdout.readline().startswith("ready ")
-        yield path
-        server.terminate()
-        _, log = server.communicate(timeout=10)
-        assert server.returncode == 0, log
-        assert "Traceback" not in log, log
-
-
-def test_the_sample_client_gets_as_far_as_migration(sample: Path) -> None:
-    """S2.14, S2.15: no BAR is sized and COMMAND never written; regions of 8 bytes and 12 KiB, two mappable areas.
-
-    VERSION, a region that is none, infos, maps, INTx, the log of writes (S3.18) and DMA messages are behind it when it
-    asks for migration.
-    """
-    done = subprocess.run([Path(SAMPLES) / "client", sample], capture_output=True, text=True, timeout=20)
-    for line in (
-        "devinfo: flags 0x3, num_regions 9, num_irqs 5",
-        "region_info[0] offset 0 flags 0x3 size 8 cap_sz 0 #FDs 0",
-        "region_info[1] offset 0 flags 0xf size 12288 cap_sz 48 #FDs 1",
-        "area 0 offset 0 size 4096",
-        "area 1 offset 0x2000 size 4096",
-        "IRQ INTx: count=1 flags=0x3",
-    ):
-        assert f"{line}\n" in done.stdout
-    assert "failed to set state" in done.stderr
-    assert done.returncode == 1

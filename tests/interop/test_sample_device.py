@@ -9,6 +9,7 @@ from tests.client.conftest import connected
 from tests.interop.sample_device import PAGE, PATTERN, Sample
 from vfuserver.client import Client, GuestMemory
 from vfuserver.session import SessionOptions
+from vfuserver.vfio import MigrationState
 
 LIKE_THE_SAMPLE_CLIENT = {"max_msg_fds": 32, "max_data_xfer_size": 1024}
 HALF, PIECE, BEHIND = PAGE // 2, 1024, 16 * PAGE
@@ -59,3 +60,16 @@ async def test_four_kib_go_to_memory_that_was_given_with_a_descriptor_by_copy() 
             assert memory.read(HALF, PAGE) == PATTERN
     device.close()
     assert seen == []
+
+
+async def test_its_stream_has_as_many_pieces_as_the_sample_client_reads() -> None:
+    """field-notes F: 12 in PRE_COPY, though its guest may not have written yet, and then 13, neither more nor fewer."""
+    device = Sample()
+    async with connected(device, SessionOptions(quirks={"pre-copy": "apart"})) as client:
+        await client.negotiate()
+        await client.region_write(0, 0, (int(time.time()) + 10).to_bytes(8, "little"))
+        for state, pieces in ((MigrationState.PRE_COPY, 12), (MigrationState.STOP_COPY, 13)):
+            await client.set_device_state(state)
+            assert all([await client.read_state(PIECE) for _ in range(pieces)])
+        assert await client.read_state(PIECE) == b""
+    device.close()
