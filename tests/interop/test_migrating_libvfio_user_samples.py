@@ -159,6 +159,23 @@ async def test_a_device_moves_with_its_memory(start: Start) -> None:
         assert (await here.client.device_state(), await there.client.device_state()) == (STATES.STOP, STATES.RUNNING)
 
 
+async def test_a_device_moves_after_pre_copy_that_counts_for_nothing(start: Start) -> None:
+    """S3.11, S3.12: what it gave in PRE_COPY comes again, with what was written meanwhile."""
+    async with AsyncExitStack() as stack:
+        here, there = [end.client for end in await ends(stack, start("a"), start("b"))]
+        await here.set_device_state(STATES.PRE_COPY)
+        assert await here.read_state(WHOLE) == CONTENT + bytes(BAR1 - PAGE)
+        assert await here.read_state(1) == b""
+        await here.region_write(1, 0, CONTENT[::-1])
+        await here.set_device_state(STATES.STOP_COPY)
+        whole = await here.read_state(WHOLE)
+        await there.set_device_state(STATES.RESUMING)
+        await there.write_state(whole)
+        await there.set_device_state(STATES.RUNNING)
+        assert await content(there) == CONTENT[::-1]
+        assert await there.device_state() == STATES.RUNNING
+
+
 async def test_a_refused_stream_leaves_the_source_running(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     """S3.15: the sample's server begins again after pre-copy, which the other one takes for too many bytes."""
     async with AsyncExitStack() as stack:
@@ -258,6 +275,17 @@ def test_migrate_prints_what_it_moved_and_the_blackout(start: Start) -> None:
     first, second = done.stdout.splitlines()
     assert first.endswith(f"b: {WHOLE} bytes of state")
     assert re.fullmatch(r"blackout \d+\.\d ms", second)
+
+
+def test_migrate_with_pre_copy_says_what_to_do_without_it(start: Start) -> None:
+    """S3.15: the sample's stream does not continue, which the other sample takes for too many bytes."""
+    with set_up(start("a")) as source:
+        done = run("migrate", source.path, start("b"))
+    assert (done.returncode, done.stdout) == (1, "")
+    reset, runs, error = done.stderr.splitlines()
+    assert reset.endswith("b was reset")
+    assert runs.endswith(f"{source.path.name} is RUNNING again")
+    assert "--no-pre-copy" in error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
