@@ -3,39 +3,17 @@ stream of its own. For the tests of the machine and of both faces."""
 
 import errno
 from collections.abc import Iterable
-from itertools import pairwise
 
 from tests.session.device import LittleDevice
 from tests.session.harness import Message, Wire, command
+from tests.session.migration_oracle import COMBINATIONS, GROUP, S, direct
 from vfuserver.errors import CommandError
 from vfuserver.session.features.mig_device_state import MigDeviceState
 from vfuserver.vfio import Backend, Later, MigrationFlags, MigrationState, ResetReason
 from vfuserver.wire import Layout
 
-S = MigrationState
-F = MigrationFlags
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 FEATURE, READ, WRITE, PRECOPY_INFO = command(16), command(17), command(18), command(19)
-
-COMBINATIONS = (F.STOP_COPY, F.STOP_COPY | F.P2P, F.STOP_COPY | F.PRE_COPY, F.STOP_COPY | F.P2P | F.PRE_COPY)
-GROUP = (S.STOP_COPY, S.PRE_COPY, S.PRE_COPY_P2P)
-
-
-def direct(flags: MigrationFlags) -> set[tuple[MigrationState, MigrationState]]:
-    """The direct arcs, typed from S3.4, in the way of its text: pairs both ways, then those of one way."""
-    p2p, precopy = F.P2P in flags, F.PRE_COPY in flags
-    both = [(S.STOP, S.STOP_COPY), (S.STOP, S.RESUMING)]
-    both += [(S.RUNNING, S.RUNNING_P2P), (S.RUNNING_P2P, S.STOP)] if p2p else [(S.RUNNING, S.STOP)]
-    arcs = {arc for one, other in both for arc in ((one, other), (other, one))}
-    if precopy:
-        arcs |= {(S.RUNNING, S.PRE_COPY), (S.PRE_COPY, S.RUNNING)}
-        if not p2p:
-            arcs.add((S.PRE_COPY, S.STOP_COPY))
-    if precopy and p2p:
-        for one in (S.PRE_COPY, S.RUNNING_P2P):
-            arcs |= {(one, S.PRE_COPY_P2P), (S.PRE_COPY_P2P, one)}
-        arcs.add((S.PRE_COPY_P2P, S.STOP_COPY))
-    return arcs
 
 
 class Account:
@@ -134,28 +112,6 @@ class MigratingDevice(LittleDevice):
     def reset(self, reason: ResetReason) -> Later | None:
         self.migration_state = self.account.here = S.RUNNING
         return super().reset(reason)
-
-
-def oracle(
-    flags: MigrationFlags, old: MigrationState, new: MigrationState
-) -> list[tuple[MigrationState, MigrationState]] | None:
-    """The arcs of a request, or None: breadth first over sets of places, level by level, with what S3.5 says of a whole
-    chain asked of each that arrives."""
-    if old is S.ERROR or (old is S.STOP_COPY and new in GROUP[1:]):
-        return None
-    chains: list[list[MigrationState]] = [[old]]
-    for _ in range(len(S)):
-        arrived = [chain for chain in chains if chain[-1] is new and _decent(chain)]
-        if arrived:
-            assert len(arrived) == 1, f"{arrived} are equally short"
-            return list(pairwise(arrived[0]))
-        chains = [[*chain, after] for chain in chains for before, after in direct(flags) if before is chain[-1]]
-    return None
-
-
-def _decent(chain: list[MigrationState]) -> bool:
-    inner = range(1, len(chain) - 1)
-    return all(chain[n] not in GROUP or {chain[n - 1], chain[n + 1]} <= set(GROUP) for n in inner)
 
 
 # -- over the wire

@@ -6,20 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.session.harness import Wire
-from tests.session.migrating import (
-    GROUP,
-    PRECOPY_INFO,
-    READ,
-    WRITE,
-    MigratingDevice,
-    S,
-    get,
-    go,
-    move,
-    put,
-    read,
-    write,
-)
+from tests.session.migrating import PRECOPY_INFO, READ, WRITE, MigratingDevice, get, go, move, put, read, write
+from tests.session.migration_oracle import GROUP, S
 from vfuserver.errors import CommandError
 from vfuserver.session import Command, SessionOptions
 from vfuserver.session.features.mig_data_size import MigDataSize

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.session.harness import Wire
-from tests.session.migrating import GET, S, feature, get, go, move, read, state, write
+from tests.session.migrating import GET, feature, get, go, move, read, state, write
+from tests.session.migration_oracle import S
 from vfuserver import PciDevice, ResetReason, load
 from vfuserver.session.features.mig_data_size import MigDataSize
 from vfuserver.session.features.migration import Migration

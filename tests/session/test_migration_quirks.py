@@ -5,17 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.session.harness import Wire
-from tests.session.migrating import (
-    COMBINATIONS,
-    READ,
-    F,
-    MigratingDevice,
-    S,
-    go,
-    oracle,
-    read,
-    state,
-)
+from tests.session.migrating import READ, MigratingDevice, go, read, state
+from tests.session.migration_oracle import COMBINATIONS, F, S, oracle
 from vfuserver.session import SessionOptions
 from vfuserver.vfio import MigrationFlags, MigrationState
 

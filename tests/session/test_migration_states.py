@@ -7,23 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.session.harness import Wire
-from tests.session.migrating import (
-    COMBINATIONS,
-    GET,
-    PROBE,
-    SET,
-    F,
-    MigratingDevice,
-    S,
-    direct,
-    feature,
-    get,
-    go,
-    move,
-    oracle,
-    put,
-    state,
-)
+from tests.session.migrating import GET, PROBE, SET, MigratingDevice, feature, get, go, move, put, state
+from tests.session.migration_oracle import COMBINATIONS, F, S, direct, oracle
 from vfuserver.errors import CommandError, UsageError
 from vfuserver.session import SessionOptions
 from vfuserver.session.commands.device_reset import DeviceReset
@@ -60,24 +45,7 @@ def wire(moving: MigratingDevice) -> Iterator[Wire]:
     wire.close()
 
 
-# -- the matrix
-
-
-@pytest.mark.parametrize(
-    ("flags", "old"),
-    [(flags, old) for flags in COMBINATIONS for old in sorted(of(flags) | {S.ERROR})],
-    ids=lambda value: value.name,
-)
-def test_matrix_of_states_is_that_of_the_oracle(moving: MigratingDevice, wire: Wire, old: MigrationState) -> None:
-    """S3.4, S3.5: from each state to each value; the arcs are the oracle's, or EINVAL and nothing has happened."""
-    account = moving.account
-    for value in (*S, 8, 0xABCD, 0xFFFFFFFF):
-        put(moving, old)
-        account.arcs.clear()
-        expected = oracle(account.flags, old, S(value)) if value in of(account.flags) else None
-        assert move(wire, value) == (errno.EINVAL if expected is None else 0), value
-        assert account.arcs == (expected or [])
-        assert state(wire) is account.here is (old if expected is None else value)
+# -- ways
 
 
 KERNEL = {

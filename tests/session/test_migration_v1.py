@@ -7,19 +7,24 @@ from collections.abc import Iterator
 import pytest
 
 from tests.session.harness import Message, Wire, command
-from tests.session.migrating import (
-    COMBINATIONS,
-    F,
-    MigratingDevice,
-    S,
-    direct,
-    go,
-    move,
-    oracle,
-    put,
-    read,
-    state,
-    write,
+from tests.session.migrating import MigratingDevice, go, put, read, state, write
+from tests.session.migration_oracle import BOTH, COMBINATIONS, F, S, oracle
+from tests.session.version_1 import (
+    DATA,
+    OFFSET,
+    PENDING,
+    REGION,
+    REGION_READ,
+    REGION_WRITE,
+    RESERVED,
+    SEGMENT,
+    SIZE,
+    STATE,
+    get_bytes,
+    load,
+    put_bytes,
+    segments,
+    store,
 )
 from vfuserver.errors import CommandError
 from vfuserver.session import SessionOptions
@@ -27,28 +32,8 @@ from vfuserver.session.commands.device_get_region_info import DeviceGetRegionInf
 from vfuserver.session.commands.device_reset import DeviceReset
 from vfuserver.vfio import MigrationError, MigrationFlags, MigrationState
 
-REGION, DATA = 9, 4096
-SEGMENT = 8192
-INFO, REGION_READ, REGION_WRITE, DEVICE_INFO = DeviceGetRegionInfo, command(9), command(10), command(4)
-STATE, RESERVED, PENDING, OFFSET, SIZE = (0, 4), (4, 4), (8, 8), (16, 8), (24, 8)
-"""(offset, width) of the registers."""
+INFO, DEVICE_INFO = DeviceGetRegionInfo, command(4)
 STREAM = [bytes([n]) * (n * 977 % 5000 + 1) for n in range(1, 20)]
-
-BOTH = {  # typed from the table of seed 003
-    S.ERROR: 0b0110,
-    S.STOP: 0b0000,
-    S.RUNNING: 0b0001,
-    S.STOP_COPY: 0b0010,
-    S.RESUMING: 0b0100,
-    S.RUNNING_P2P: 0b1001,
-    S.PRE_COPY: 0b0011,
-    S.PRE_COPY_P2P: 0b1011,
-}
-ASKED = {bits: where for where, bits in BOTH.items() if where is not S.ERROR} | {
-    0b1000: S.STOP,
-    0b1010: S.STOP_COPY,
-    0b1100: S.RESUMING,
-}
 
 
 def v1(moving: MigratingDevice, migration: str = "both") -> Wire:
@@ -75,40 +60,6 @@ def wire(moving: MigratingDevice) -> Iterator[Wire]:
     wire = v1(moving)
     yield wire
     wire.close()
-
-
-def load(wire: Wire, register: tuple[int, int]) -> int:
-    offset, width = register
-    reply = wire.ask(REGION_READ, REGION_READ.request.pack(offset, REGION, width))
-    assert reply.errno == 0
-    return int.from_bytes(reply.payload[16:], "little")
-
-
-def store(wire: Wire, register: tuple[int, int], value: int) -> int:
-    offset, width = register
-    return put_bytes(wire, offset, value.to_bytes(width, "little"))
-
-
-def get_bytes(wire: Wire, offset: int, count: int) -> bytes:
-    return wire.ask(REGION_READ, REGION_READ.request.pack(offset, REGION, count)).payload[16:]
-
-
-def put_bytes(wire: Wire, offset: int, data: bytes) -> int:
-    return wire.ask(REGION_WRITE, REGION_WRITE.request.pack(offset, REGION, len(data)) + data).errno
-
-
-def segments(wire: Wire) -> Iterator[bytes]:
-    """The segments that there are now, as a client of the time read them."""
-    while pending := load(wire, PENDING):
-        assert load(wire, PENDING) == pending
-        offset, size = load(wire, OFFSET), load(wire, SIZE)
-        assert (load(wire, OFFSET), load(wire, SIZE)) == (offset, size)
-        half = size // 2
-        yield (
-            get_bytes(wire, offset, half) + get_bytes(wire, offset + half, size - half)
-            if half
-            else get_bytes(wire, offset, size)
-        )
 
 
 def info(wire: Wire, argsz: int = 4096, index: int = REGION) -> Message:
@@ -174,32 +125,7 @@ def test_reserved_reads_zero_and_ignores_writes(moving: MigratingDevice, wire: W
     assert moving.migration_state is S.STOP
 
 
-# -- the matrix
-
-
-@pytest.mark.parametrize("flags", COMBINATIONS[2:], ids=lambda flags: flags.name)
-@pytest.mark.parametrize("first", range(16))
-def test_every_value_from_every_value(moving: MigratingDevice, wire: Wire, first: int) -> None:
-    """S3.27: against the oracle of version 2; what is asked of either face reads the same in both."""
-    flags, account = moving.account.flags, moving.account
-    for second in range(16):
-        here = S.RUNNING
-        assert wire.ask(DeviceReset).errno == 0
-        if first == BOTH[S.ERROR]:
-            here = S.ERROR
-            put(moving, here)
-            values = [second]
-        else:
-            values = [first, second]
-        for value in values:
-            account.arcs.clear()
-            wanted = ASKED.get(value)
-            offered = wanted is not None and any(wanted in arc for arc in direct(flags))
-            arcs = oracle(flags, here, wanted) if wanted is not None and offered else None
-            assert store(wire, STATE, value) == (errno.EINVAL if arcs is None else 0), (first, second)
-            assert account.arcs == (arcs or [])
-            here = here if arcs is None or wanted is None else wanted
-            assert (load(wire, STATE), state(wire)) == (BOTH[here], here)
+# -- states
 
 
 def test_states_of_version_2_are_seen_in_version_1(wire: Wire) -> None:
@@ -249,31 +175,16 @@ def test_device_without_precopy_just_runs_there(moving: MigratingDevice, wire: W
     assert store(wire, STATE, BOTH[S.RUNNING]) == 0
 
 
-@pytest.mark.parametrize("flags", COMBINATIONS[:2], ids=lambda flags: flags.name)
-def test_every_way_of_a_device_without_precopy_is_legal_for_it(
-    moving: MigratingDevice, wire: Wire, flags: MigrationFlags
-) -> None:
-    """As the machine says there is a way with pre-copy, so there is; the device sees direct arcs only."""
-    offered = flags | F.PRE_COPY
-    running = {S.PRE_COPY: S.RUNNING, S.PRE_COPY_P2P: S.RUNNING_P2P}
-    places = sorted({place for arc in direct(offered) for place in arc})
-    for old in places:
-        for new in places:
-            moving.migration_state, moving.account.here = old, running.get(old, old)
-            expected = errno.EINVAL if oracle(offered, old, new) is None else 0
-            assert move(wire, new) == expected
-            assert state(wire) is (old if expected else new)
-
-
 # -- data
 
 
+@pytest.mark.parametrize("flags", COMBINATIONS, ids=lambda flags: flags.name)
 @pytest.mark.parametrize("drain", [True, False])
-def test_stream_is_that_of_version_2(moving: MigratingDevice, wire: Wire, drain: bool) -> None:
-    """S3.28, S3.29: with pre-copy drained or left alone; the end stays the end."""
+def test_stream_is_that_of_version_2(moving: MigratingDevice, wire: Wire, flags: MigrationFlags, drain: bool) -> None:
+    """S3.28, S3.29: with pre-copy drained or left alone, or none of it there; the end stays the end."""
     assert store(wire, STATE, BOTH[S.PRE_COPY]) == 0
     told = b"".join(segments(wire)) if drain else b""
-    assert told == (b"".join(STREAM[:9]) if drain else b"")
+    assert told == (b"".join(STREAM[:9]) if drain and F.PRE_COPY in flags else b"")
     assert store(wire, STATE, BOTH[S.STOP_COPY]) == 0
     assert told + b"".join(segments(wire)) == b"".join(STREAM)
     moving.account._late.append(b"afterthought")
