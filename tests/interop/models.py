@@ -4,6 +4,7 @@ import mmap
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from vfuserver import (
     RO,
@@ -22,6 +23,7 @@ from vfuserver import (
     VitalProductData,
 )
 from vfuserver.pci.header import Status
+from vfuserver.vfio import MigrationFlags
 
 VENDOR = 0x1234
 VPD_CONTENT, VPD_WRITABLE_FROM = b"read-only!!!free", 12
@@ -91,6 +93,41 @@ class Msi64Masked(PciDevice):
 
     identity = PciIdentity(VENDOR, 0x0014)
     capabilities = (Msi(4, address64=True, maskable=True),)
+
+
+class Moving(PciDevice):
+    """Migrates; a load of state in which `broken` is not 0 ends in ERROR."""
+
+    identity = PciIdentity(VENDOR, 0x0016)
+    compatible = "moving"
+    decodes_always = True
+    control = Bar(0, size=4 * KiB)
+    broken = control.rw(0)
+
+    def on_load(self) -> None:
+        """As a model whose state cannot be made from what was loaded."""
+        if self.broken:
+            raise ValueError(f"broken is {self.broken}")
+
+
+class MovingAhead(Moving):
+    """With pre-copy."""
+
+    frames = Bar(2, size=4 * KiB, backing=True, streamed=True)
+    pixels = frames.memory(0, 4 * KiB)
+
+
+class WithoutPeers(Moving):
+    """Without P2P states, which our devices have all by themselves."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        assert self.migration
+        self.migration.flags &= ~MigrationFlags.P2P
+
+
+class AheadWithoutPeers(MovingAhead, WithoutPeers):
+    """Both."""
 
 
 class Writer(PciDevice):
