@@ -8,10 +8,10 @@ import pytest
 from tests.device.migration.moving import START, go, has_precopy, load, save
 from tests.docs.blocks import ROOT, blocks
 from vfuserver import CommandError
-from vfuserver.device.migration.encoding import decode
 from vfuserver.device.migration.memory import SECTION
 from vfuserver.device.migration.parts import PARTS
 from vfuserver.device.migration.stream import END
+from vfuserver.plain import decode
 
 CAMERA, READER = (block for block in blocks("docs/migration.md") if block.language == "python")
 GOLDEN = ROOT / "tests/device/migration/golden"

@@ -8,6 +8,7 @@ Life: made -> attach(client) -> ... -> detach() -> attach(next client) ... -> cl
 the Backend; everything that came from a client goes with `detach`.
 """
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from vfuserver._core import Gate
+from vfuserver.errors import CommandError
 from vfuserver.iommu import OnRevoke, Pieces, View
 from vfuserver.vfio.later import Later
 from vfuserver.vfio.migration import Migration, MigrationState
@@ -152,6 +154,30 @@ class Backend(ABC):
     def interrupts_ready(self, index: int, start: int, count: int) -> None:
         """Vectors [start, start + count) of an index were armed or unmasked: what is pending there, and an asserted
         INTx, is triggered now."""
+
+    def pause(self, at_once: bool = False) -> Later | None:
+        """Stands still for a moment, for hand_over(): nothing happens by itself, and nobody may access it. None: done.
+
+        DMA that is under way is waited for, unless it must be `at_once`: then it is begun anew after take_over().
+        CommandError: EBUSY (an access waits for its answer), ENOTSUP (it cannot be moved to another process).
+        """
+        raise CommandError(errno.ENOTSUP, f"{self.name} cannot be handed over to another process")
+
+    def resume(self) -> None:
+        """Goes on after pause(), or after take_over(), in its migration state. Idempotent."""
+        raise CommandError(errno.ENOTSUP, f"{self.name} cannot be handed over to another process")
+
+    def hand_over(self) -> Any:
+        """Everything that the paused device is, for another process on this machine that goes on with it: plain data
+        with Descriptors, which stay its own. It stays as it is, so that it may resume()."""
+        raise CommandError(errno.ENOTSUP, f"{self.name} cannot be handed over to another process")
+
+    def take_over(self, carried: Any) -> None:
+        """Becomes the device that hand_over() told of, still paused, before a client is attached.
+
+        CommandError(EINVAL): they are not the same device; says everything that differs, and nothing has changed, also
+        not what lies in the descriptors' files."""
+        raise CommandError(errno.ENOTSUP, f"{self.name} cannot be handed over to another process")
 
     def describe_access(self, region: int, offset: int) -> str:
         """The register's name and place for log lines, such as `BAR0+0x18 (raise)`."""

@@ -9,8 +9,8 @@ import pytest
 from tests.device.migration.models import Everything, Streamed, Tiny
 from tests.device.migration.moving import START, S, feed, go, load, migration, save
 from vfuserver import CommandError, PciDevice
-from vfuserver.device.migration.encoding import decode, encode
 from vfuserver.device.migration.stream import LONGEST, Parser, Section, Writer
+from vfuserver.plain import decode, encode
 
 HEADER_BYTES, SECTION_BYTES = 16, 32
 GOLDEN = Path(__file__).parent / "golden"

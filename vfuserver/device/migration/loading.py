@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.device.migration import memory
-from vfuserver.device.migration.encoding import decode
 from vfuserver.device.migration.memory import Staged
 from vfuserver.device.migration.parts import DEVICE, PARTS
 from vfuserver.device.migration.stream import Bytes, Parser, Section, refused
 from vfuserver.errors import CommandError
+from vfuserver.plain import decode
 
 if TYPE_CHECKING:
     from vfuserver.device.pci_device import PciDevice

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from vfuserver.device.migration import memory
-from vfuserver.device.migration.encoding import encode
 from vfuserver.device.migration.memory import Chunk, chunks
 from vfuserver.device.migration.parts import DEVICE, PARTS
 from vfuserver.device.migration.stream import Bytes, Writer
+from vfuserver.plain import encode
 
 if TYPE_CHECKING:
     from vfuserver.device.pci_device import PciDevice

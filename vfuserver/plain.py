@@ -1,12 +1,14 @@
 """Plain data as bytes, in exactly one way: equal data gives equal bytes, and bytes that are not so written are refused.
 
 A tag, one ASCII letter, says what follows; counts are 32 bits, little endian. Ints have any size, in two's complement
-of as few bytes as hold them; a bytearray stays one, and a tuple too; dicts keep their order. It must not know devices.
+of as few bytes as hold them; a bytearray stays one, and a tuple too; dicts keep their order. Between processes of one
+machine descriptors may lie among the data (`Descriptor`), which travel beside the bytes. It must not know devices.
 """
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from vfuserver.errors import CommandError, LocalError
@@ -17,26 +19,41 @@ _COUNT: Final = struct.Struct("<I")
 _FLOAT: Final = struct.Struct("<d")
 
 
-def encode(value: object) -> bytes:
-    """The bytes of plain data. LocalError for anything else, or deeper than DEEPEST."""
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """An open descriptor among plain data. It is lent: whoever keeps it duplicates it."""
+
+    fd: int
+
+
+def encode(value: object, fds: list[int] | None = None) -> bytes:
+    """The bytes of plain data. LocalError for anything else, or deeper than DEEPEST.
+
+    `fds` takes up the descriptors among it, in order; without a list there must be none.
+    """
     out = bytearray()
-    _put(out, value, DEEPEST)
+    _put(out, value, DEEPEST, fds)
     return bytes(out)
 
 
-def decode(data: bytes | bytearray | memoryview) -> Any:
-    """What encode() made these bytes of. CommandError(EINVAL): it made no such bytes."""
-    reader = _Reader(bytes(data))
+def decode(data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> Any:
+    """What encode() made these bytes of, with as many descriptors. CommandError(EINVAL): it made no such bytes."""
+    reader = _Reader(bytes(data), fds)
     value = reader.value(DEEPEST)
     if reader.left:
         raise reader.refusal(f"{reader.left} bytes too many")
+    if reader.fds_left:
+        raise reader.refusal(f"{reader.fds_left} descriptors too many")
     return value
 
 
-def _put(out: bytearray, value: object, depth: int) -> None:
+def _put(out: bytearray, value: object, depth: int, fds: list[int] | None) -> None:
     if depth == 0:
         raise LocalError(f"plain data must not be deeper than {DEEPEST} containers")
     match value:
+        case Descriptor() if fds is not None:
+            out += b"h"
+            fds.append(value.fd)
         case None | True | False:
             out += {None: b"N", True: b"T", False: b"F"}[value]
         case int():
@@ -52,12 +69,12 @@ def _put(out: bytearray, value: object, depth: int) -> None:
         case list() | tuple():
             out += (b"l" if isinstance(value, list) else b"t") + _COUNT.pack(len(value))
             for item in value:
-                _put(out, item, depth - 1)
+                _put(out, item, depth - 1, fds)
         case dict():
             out += b"m" + _COUNT.pack(len(value))
             for key, item in value.items():
-                _put(out, key, depth - 1)
-                _put(out, item, depth - 1)
+                _put(out, key, depth - 1, fds)
+                _put(out, item, depth - 1, fds)
         case _:
             raise LocalError(f"must be plain data, not {type(value).__name__}")
 
@@ -71,13 +88,16 @@ def _int_bytes(value: int) -> bytes:
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, fds: Sequence[int]) -> None:
         self._data = data
         self._at = 0
+        self._fds = fds
+        self._next_fd = 0
         self._readers: dict[bytes, Callable[[int], Any]] = {
             b"N": lambda _: None,
             b"T": lambda _: True,
             b"F": lambda _: False,
+            b"h": lambda _: self._descriptor(),
             b"i": self._int,
             b"d": lambda _: _FLOAT.unpack(self._take(_FLOAT.size))[0],
             b"s": self._text,
@@ -91,6 +111,10 @@ class _Reader:
     @property
     def left(self) -> int:
         return len(self._data) - self._at
+
+    @property
+    def fds_left(self) -> int:
+        return len(self._fds) - self._next_fd
 
     def refusal(self, why: str) -> CommandError:
         return CommandError(errno.EINVAL, f"a saved value cannot be read at byte {self._at}: {why}")
@@ -126,6 +150,12 @@ class _Reader:
             return self._take(self._count()).decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise self.refusal(str(error)) from error
+
+    def _descriptor(self) -> Descriptor:
+        if not self.fds_left:
+            raise self.refusal("a descriptor is missing")
+        self._next_fd += 1
+        return Descriptor(self._fds[self._next_fd - 1])
 
     def _list(self, depth: int) -> list[Any]:
         return [self.value(depth - 1) for _ in range(self._count())]
