@@ -34,7 +34,6 @@ void vfu_stream_hold(vfu_stream *s, enum vfu_held_kind kind, const vfu_header *h
 {
     s->held.kind = kind;
     s->held.header = *header;
-    s->scan = vfu_buffer_position(&s->rx);
     s->ops->held(s->owner);
 }
 

@@ -144,6 +144,14 @@ class TestLater:
         assert [answer[0] for answer in peer.take()] == [1, 2]
         assert len(peer.answers) == 2
 
+    def test_a_reply_behind_two_held_commands_is_taken_in_once(self, peer: Peer) -> None:
+        peer.feed(message(50, b"later", tag=1) + message(50, b"later", tag=2) + message(11, b"data", flags=REPLY))
+        peer.stream.complete(b"one")
+        peer.feed(message(12, b"more", flags=REPLY) + read(0, 4, tag=3))
+        peer.stream.complete(b"two")
+        assert (peer.stream.broken, [answer[3] for answer in peer.answers]) == (None, [b"data", b"more"])
+        assert [answer[0] for answer in peer.take()] == [2, 3]
+
     def test_register_may_answer_later_in_the_middle_of_an_access(self, peer: Peer) -> None:
         peer.table.set(2, 0, WAITS)
         assert peer.feed(read(0, 16) + read(0, 4, tag=2)) == []
