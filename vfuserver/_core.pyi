@@ -304,6 +304,20 @@ class Stream:
         """From now on a DMA_MAP that adds an area made of `page`s (bytes), and a DMA_UNMAP that nobody has to be waited
         for, are done here. Whatever would be refused, ALL, and while there are views, accesses or `dma_transfers`
         under way, still comes to `command`, which has the rules and their messages."""
+    def carry(self) -> tuple[bytes, list[tuple[int, int]], bytes, list[tuple[int, int]]]:
+        """What another process must know to go on: bytes that are not served yet, with their descriptors as (offset in
+        the bytes, fd), and bytes that are not sent yet, with theirs. Replies that were taken in while a command was
+        held are not among them. Nothing changes: the descriptors stay the stream's. LocalError: a command is held or
+        being served, or the stream is broken or closed."""
+    def adopt(
+        self, rx: Buffer, rx_fds: Sequence[tuple[int, int]], tx: Buffer, tx_fds: Sequence[tuple[int, int]]
+    ) -> None:
+        """Puts what carry() gave into a stream that nothing has passed through; nothing is served before serve(). The
+        descriptors are duplicated. LocalError: something has passed, or it is closed or broken; ValueError: descriptors
+        out of order or beyond the bytes, or more than 253 to be sent at once; OSError: no duplicate. Then nothing is
+        in it."""
+    def serve(self) -> None:
+        """Serves what was adopted, as feed(b"") would; replies stay queued. LocalError: closed, or in a callback."""
     def close(self) -> None:
         """Drops everything and closes every descriptor in it. Idempotent."""
 

@@ -427,6 +427,9 @@ static PyMethodDef methods[] = {
     {"complete", (PyCFunction)stream_complete, METH_O, "Answers the held command."},
     {"serve_dma", (PyCFunction)stream_serve_dma, METH_VARARGS,
      "serve_dma(ioas, page): plain DMA_MAP and DMA_UNMAP are done here."},
+    {"carry", (PyCFunction)stream_carry, METH_NOARGS, "carry() -> (unread, descriptors, unsent, descriptors)"},
+    {"adopt", (PyCFunction)stream_adopt, METH_VARARGS, "adopt(rx, rx_fds, tx, tx_fds): what carry() gave."},
+    {"serve", (PyCFunction)stream_serve, METH_NOARGS, "Serves what was adopted."},
     {"close", (PyCFunction)stream_close, METH_NOARGS, "Drops everything."},
     {0},
 };

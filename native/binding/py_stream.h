@@ -23,4 +23,9 @@ int parse_answer(PyObject *result, Answer *answer);
 Py_ssize_t duplicate_fds(PyObject *sequence, int *fds);
 PyObject *fd_list(const int *fds, size_t count);
 
+/* A stream that another process goes on with. */
+PyObject *stream_carry(StreamObject *stream, PyObject *unused);
+PyObject *stream_adopt(StreamObject *stream, PyObject *args);
+PyObject *stream_serve(StreamObject *stream, PyObject *unused);
+
 #endif

@@ -183,6 +183,12 @@ static void close_gaps(vfu_stream *s)
     s->spent = 0;
 }
 
+void vfu_stream_settle(vfu_stream *s)
+{
+    if (s->spent)
+        close_gaps(s);
+}
+
 /* While a command is held, replies to our own messages are taken out of what waits, and marked as consumed. */
 static void scan_for_replies(vfu_stream *s)
 {

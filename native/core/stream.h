@@ -108,4 +108,18 @@ size_t vfu_stream_chunk(const vfu_stream *stream, const uint8_t **bytes, const v
 /* `length` bytes of it are sent, and its descriptors with them. */
 void vfu_stream_sent(vfu_stream *stream, size_t length);
 
+/* One direction as another process continues it: bytes, and descriptors with `at` counted from the first of these. */
+typedef struct {
+    const uint8_t *bytes;
+    size_t length;
+    const vfu_carried *fds;
+    size_t count;
+} vfu_queue;
+
+/* Takes out of `rx` the replies that were served before their turn: then `rx` and `tx` say all that is to be done. */
+void vfu_stream_settle(vfu_stream *stream);
+/* Fills a stream that nothing has passed through; serves nothing yet. 0: it owns the descriptors. -EINVAL (descriptors
+ * without a byte, out of order, or without a whole message to be sent with), -ENOMEM: nothing has changed. */
+int vfu_stream_adopt(vfu_stream *stream, const vfu_queue *rx, const vfu_queue *tx);
+
 #endif
