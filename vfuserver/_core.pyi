@@ -192,6 +192,23 @@ class Ioas:
         """Takes the bits of `pages` pages of 1 << shift (at least 12) bytes: bit n is page iova + (n << shift), in
         whole little-endian u64 words. CommandError: ENOENT, EINVAL (beyond 2**64, or
         `iova` is no multiple of 4096)."""
+    def carry(self) -> tuple[bytes, list[tuple[int, int, int, int, int]]]:
+        """What another process must know to reach the same memory: all areas, packed, and (source id, fd, prot,
+        ACCESS_*, trust) of every file in which they lie. Nothing changes: the descriptors stay the space's.
+
+        An area takes 40 bytes, little endian: u64 iova, size, offset, u32 prot, ACCESS_*, u64 source id. Source 0: only
+        messages reach it; any other with ACCESS_MESSAGES: its file was cut, it stays dead. Limits, allowed and reserved
+        spans, and views are not among it."""
+    def adopt(self, areas: Buffer, files: Sequence[tuple[int, int, int, int, int]]) -> None:
+        """Puts what carry() gave into an empty space; sources get ids of this process. The caller keeps the
+        descriptors. Areas of a file that was cut meanwhile are dead. ValueError: no whole areas; LocalError: there are
+        areas; CommandError: EINVAL (areas out of order, or other than their file), or as map(); then it is empty."""
+    def carry_log(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]], int] | None:
+        """(spans logged, dirty pages, `unreported`), or None: writes are not logged. Nothing is taken by it. Dirty
+        pages are runs (first byte, last byte) in order, at most 8192, with clean ones among them if there would be
+        more; one run over all 2**64 bytes says that everything counts as dirty."""
+    def adopt_log(self, spans: Iterable[tuple[int, int]], runs: Iterable[tuple[int, int]], unreported: int) -> None:
+        """Logs from where carry_log() was. CommandError as log(), EINVAL also for a run that ends before it begins."""
     def pinned(self, iova: int, last: int) -> int:
         """How many views touch [iova, last]."""
     def revoke(self, iova: int, last: int) -> int:

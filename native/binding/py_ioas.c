@@ -194,8 +194,7 @@ static PyObject *ioas_areas(IoasObject *self, PyObject *args)
 
 /* -- addresses ------------------------------------------------------------------------------------------------------ */
 
-/* A sequence of (first, last) pairs; NULL with an exception. */
-static vfu_span *take_spans(PyObject *object, size_t *count)
+vfu_span *take_spans(PyObject *object, size_t *count)
 {
     PyObject *list = PySequence_Tuple(object);
     vfu_span *span = NULL;
@@ -207,8 +206,11 @@ static vfu_span *take_spans(PyObject *object, size_t *count)
     if (!span)
         PyErr_NoMemory();
     for (size_t i = 0; span && i < *count; i++) {
+        PyObject *item = PyTuple_GET_ITEM(list, (Py_ssize_t)i);
         unsigned long long first, last;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, (Py_ssize_t)i), "KK;a span is (first, last)", &first, &last)) {
+        if (!PyTuple_Check(item))
+            PyErr_Format(PyExc_TypeError, "a span is (first, last), not %R", item);
+        if (PyErr_Occurred() || !PyArg_ParseTuple(item, "KK;a span is (first, last)", &first, &last)) {
             PyMem_Free(span);
             span = NULL;
             break;
@@ -417,6 +419,10 @@ static PyMethodDef methods[] = {
     {"log", (PyCFunction)ioas_log, METH_O, "log(spans): from now on writes are logged."},
     {"log_stop", (PyCFunction)ioas_log_stop, METH_NOARGS, "No more."},
     {"report", (PyCFunction)ioas_report, METH_VARARGS, "report(iova, pages, shift) -> bitmap"},
+    {"carry", (PyCFunction)ioas_carry, METH_NOARGS, "carry() -> (areas, files)"},
+    {"adopt", (PyCFunction)ioas_adopt, METH_VARARGS, "adopt(areas, files): what carry() gave."},
+    {"carry_log", (PyCFunction)ioas_carry_log, METH_NOARGS, "carry_log() -> (spans, runs, unreported), or None"},
+    {"adopt_log", (PyCFunction)ioas_adopt_log, METH_VARARGS, "adopt_log(spans, runs, unreported)"},
     {"pinned", (PyCFunction)ioas_pinned, METH_VARARGS, "pinned(iova, last): how many views touch it."},
     {"revoke", (PyCFunction)ioas_revoke, METH_VARARGS, "revoke(iova, last): ends the views that touch it."},
     IOAS_ACCESSES(ACCESS)

@@ -35,6 +35,14 @@ PyObject *dma_failed(int error, uint64_t iova, uint64_t length, const char *what
 /* A converter of PyArg_Parse: an int of 64 bits, or DmaError(EFAULT). */
 int take_u64(PyObject *object, void *value);
 PyObject *core_sources(PyObject *module, PyObject *args);
+/* A sequence of (first, last) pairs, freed with PyMem_Free; NULL with an exception. */
+vfu_span *take_spans(PyObject *sequence, size_t *count);
+
+/* A space that another process goes on with. */
+PyObject *ioas_carry(IoasObject *ioas, PyObject *unused);
+PyObject *ioas_adopt(IoasObject *ioas, PyObject *args);
+PyObject *ioas_carry_log(IoasObject *ioas, PyObject *unused);
+PyObject *ioas_adopt_log(IoasObject *ioas, PyObject *args);
 
 extern PyTypeObject PinType;
 

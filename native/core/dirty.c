@@ -26,6 +26,8 @@ static const struct {
 
 enum { LEVELS = sizeof(LEVEL) / sizeof(LEVEL[0]) };
 
+static const vfu_span everywhere = {0, UINT64_MAX};
+
 typedef void *_Atomic Slot;
 
 typedef struct {
@@ -44,11 +46,10 @@ struct vfu_dirty {
 
 vfu_dirty *vfu_dirty_new(const vfu_span *span, size_t spans)
 {
-    static const vfu_span all = {0, UINT64_MAX};
     vfu_dirty *d;
 
     if (!spans) {
-        span = &all;
+        span = &everywhere;
         spans = 1;
     }
     d = calloc(1, sizeof(*d) + spans * sizeof(*span));
@@ -175,8 +176,9 @@ void vfu_dirty_mark(vfu_dirty *d, uint64_t iova, uint64_t length)
 
 typedef void Take(void *argument, uint64_t page, uint64_t bits);
 
-/* Calls take(argument, first page of a word, bits of it) for every word with dirty pages in [page, last]. */
-static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, Take *take, void *argument)
+/* Calls take(argument, first page of a word, bits of it) for every word with dirty pages in [page, last], and clears
+ * these unless they are to be `kept`. */
+static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, bool kept, Take *take, void *argument)
 {
     uint64_t next;
 
@@ -188,9 +190,10 @@ static void take_all(vfu_dirty *d, uint64_t page, uint64_t last, Take *take, voi
         for (; page <= last && page <= end; page = next) {
             uint64_t mask = part(page, last, &next);
             _Atomic uint64_t *word = word_of(leaf, page);
-            if (!(atomic_load_explicit(word, memory_order_relaxed) & mask))
+            uint64_t bits = atomic_load_explicit(word, memory_order_relaxed) & mask;
+            if (!bits)
                 continue;
-            take(argument, page & ~(uint64_t)(WORD - 1), atomic_fetch_and(word, ~mask) & mask);
+            take(argument, page & ~(uint64_t)(WORD - 1), kept ? bits : atomic_fetch_and(word, ~mask) & mask);
         }
     }
 }
@@ -203,13 +206,13 @@ static bool logged(const vfu_dirty *d, size_t i, uint64_t iova, uint64_t last, v
     return part->iova <= part->last;
 }
 
-static void take_logged(vfu_dirty *d, uint64_t iova, uint64_t last, Take *take, void *argument)
+static void take_logged(vfu_dirty *d, uint64_t iova, uint64_t last, bool kept, Take *take, void *argument)
 {
     vfu_span part;
 
     for (size_t i = 0; i < d->spans; i++)
         if (logged(d, i, iova, last, &part))
-            take_all(d, part.iova >> VFU_PAGE_SHIFT, part.last >> VFU_PAGE_SHIFT, take, argument);
+            take_all(d, part.iova >> VFU_PAGE_SHIFT, part.last >> VFU_PAGE_SHIFT, kept, take, argument);
 }
 
 /* -- reports ------------------------------------------------------------------------------------------------------- */
@@ -259,7 +262,7 @@ void vfu_dirty_report(vfu_dirty *d, uint64_t iova, uint64_t pages, unsigned shif
 
     if (!pages)
         return;
-    take_logged(d, iova, last, take_report, &report);
+    take_logged(d, iova, last, false, take_report, &report);
     if (atomic_load(&d->everything))
         report_everything(d, &report, last);
 }
@@ -274,6 +277,85 @@ uint64_t vfu_dirty_forget(vfu_dirty *d, uint64_t iova, uint64_t last)
 {
     uint64_t count = 0;
 
-    take_logged(d, iova, last, take_count, &count);
+    take_logged(d, iova, last, false, take_count, &count);
     return count;
+}
+
+/* -- as data ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    vfu_span run[VFU_MOST_RUNS];
+    size_t count;
+    uint64_t near; /* pages: runs with fewer than so many clean ones between are one */
+} Runs;
+
+static bool joins(const Runs *r, vfu_span before, uint64_t iova)
+{
+    return iova <= before.last || (iova - before.last - 1) >> VFU_PAGE_SHIFT < r->near;
+}
+
+static void append(Runs *r, vfu_span run)
+{
+    vfu_span *before = r->count ? &r->run[r->count - 1] : NULL;
+
+    if (!before || !joins(r, *before, run.iova))
+        r->run[r->count++] = run;
+    else if (run.last > before->last) /* two spans may meet in a page */
+        before->last = run.last;
+}
+
+/* Rather too many pages are said to be dirty than more runs kept than anybody can pass on. */
+static void thin_out(Runs *r)
+{
+    while (r->count > VFU_MOST_RUNS / 2) {
+        size_t count = r->count;
+        r->near *= 2;
+        r->count = 0;
+        for (size_t i = 0; i < count; i++)
+            append(r, r->run[i]);
+    }
+}
+
+static void take_runs(void *argument, uint64_t page, uint64_t bits)
+{
+    while (bits) {
+        unsigned from = (unsigned)__builtin_ctzll(bits);
+        uint64_t clean = ~(bits >> from);
+        unsigned pages = clean ? (unsigned)__builtin_ctzll(clean) : WORD;
+        uint64_t iova = (page + from) << VFU_PAGE_SHIFT;
+        append(argument, (vfu_span){iova, iova + (((uint64_t)pages << VFU_PAGE_SHIFT) - 1)});
+        if (((Runs *)argument)->count == VFU_MOST_RUNS)
+            thin_out(argument);
+        bits = from + pages < WORD ? bits & (~(uint64_t)0 << (from + pages)) : 0;
+    }
+}
+
+vfu_span *vfu_dirty_runs(vfu_dirty *d, size_t *runs)
+{
+    Runs *r = malloc(sizeof(*r));
+
+    if (!r)
+        return NULL;
+    r->count = 0;
+    r->near = 1;
+    if (atomic_load(&d->everything))
+        append(r, everywhere);
+    else
+        take_logged(d, 0, UINT64_MAX, true, take_runs, r);
+    *runs = r->count;
+    return r->run; /* the first of what was allocated */
+}
+
+void vfu_dirty_mark_run(vfu_dirty *d, vfu_span run)
+{
+    if (run.iova == everywhere.iova && run.last == everywhere.last)
+        atomic_store(&d->everything, true);
+    else
+        vfu_dirty_mark(d, run.iova, run.last - run.iova + 1);
+}
+
+const vfu_span *vfu_dirty_spans(const vfu_dirty *d, size_t *spans)
+{
+    *spans = d->spans;
+    return d->span;
 }

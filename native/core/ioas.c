@@ -4,15 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ioas_parts.h"
 #include "pin.h"
 #include "spans.h"
 
 enum { MAX_AREAS = 65535, MAX_PINS = 1024, FIRST_USES = 4 };
-
-static bool wraps(uint64_t iova, uint64_t size)
-{
-    return size == 0 || vfu_last(iova, size) < iova;
-}
 
 /* -- life ---------------------------------------------------------------------------------------------------------- */
 
@@ -96,8 +92,7 @@ static bool room_for_use(vfu_ioas *ioas)
     return true;
 }
 
-/* The use of a source, whose reference it takes over; NULL: no memory, and the reference is given back. */
-static vfu_use *use_source(vfu_ioas *ioas, vfu_source *source, enum vfu_trust trust)
+vfu_use *vfu_ioas_use(vfu_ioas *ioas, vfu_source *source, enum vfu_trust trust)
 {
     vfu_use *use = use_of(ioas, source->id);
 
@@ -115,7 +110,7 @@ static vfu_use *use_source(vfu_ioas *ioas, vfu_source *source, enum vfu_trust tr
     return use;
 }
 
-static void drop_use(vfu_ioas *ioas, vfu_use *use)
+void vfu_ioas_drop_use(vfu_ioas *ioas, vfu_use *use)
 {
     size_t at = 0;
 
@@ -140,7 +135,7 @@ int vfu_ioas_trust(vfu_ioas *ioas, uint64_t source, enum vfu_trust trust)
 
 /* -- map ----------------------------------------------------------------------------------------------------------- */
 
-static int room(const vfu_ioas *ioas, uint64_t iova, uint64_t size)
+int vfu_ioas_room(const vfu_ioas *ioas, uint64_t iova, uint64_t size)
 {
     uint64_t last = vfu_last(iova, size);
 
@@ -159,40 +154,47 @@ static int place_for(const vfu_ioas *ioas, uint64_t iova, uint64_t size, vfu_pla
     return vfu_areas_at(&ioas->areas, *place, &at) && at.iova <= vfu_last(iova, size) ? -EEXIST : 0;
 }
 
-static void forget_source(vfu_ioas *ioas, const vfu_area *area)
+/* What an area counted for. */
+static void forget(vfu_ioas *ioas, const vfu_area *area)
 {
+    ioas->bytes -= area->size;
     if (!area->use)
         return;
     ioas->files -= area->use->source->access == VFU_ACCESS_FILE;
     if (--area->use->areas == 0)
-        drop_use(ioas, area->use);
+        vfu_ioas_drop_use(ioas, area->use);
+}
+
+int vfu_ioas_put(vfu_ioas *ioas, vfu_place place, const vfu_area *area)
+{
+    int error = vfu_areas_insert(&ioas->areas, place, area);
+
+    ioas->bytes += area->size;
+    if (area->use) {
+        area->use->areas++;
+        ioas->files += area->use->source->access == VFU_ACCESS_FILE;
+    }
+    if (error)
+        forget(ioas, area);
+    return error;
 }
 
 /* Takes over the source's reference, whatever the outcome. */
 static int insert(vfu_ioas *ioas, vfu_place place, vfu_area area, vfu_source *source, enum vfu_trust trust)
 {
-    int error;
-
     if (source) {
-        area.use = use_source(ioas, source, trust);
+        area.use = vfu_ioas_use(ioas, source, trust);
         if (!area.use)
             return -ENOMEM;
-        area.use->areas++;
-        ioas->files += source->access == VFU_ACCESS_FILE;
     }
-    error = vfu_areas_insert(&ioas->areas, place, &area);
-    if (error)
-        forget_source(ioas, &area);
-    else
-        ioas->bytes += area.size;
-    return error;
+    return vfu_ioas_put(ioas, place, &area);
 }
 
 static int add(vfu_ioas *ioas, vfu_area area, int fd, uint32_t ways)
 {
     vfu_source *source = NULL;
     vfu_place place;
-    int error = room(ioas, area.iova, area.size);
+    int error = vfu_ioas_room(ioas, area.iova, area.size);
 
     if (!error)
         error = place_for(ioas, area.iova, area.size, &place);
@@ -206,7 +208,7 @@ int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, in
     vfu_area area = {.iova = iova, .size = size, .offset = offset, .prot = prot};
     int error;
 
-    if (wraps(iova, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
+    if (vfu_wraps(iova, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
         return -EINVAL;
     pthread_rwlock_wrlock(&ioas->lock);
     error = add(ioas, area, fd, ways);
@@ -235,7 +237,7 @@ static int share_one(vfu_ioas *with, const vfu_area *a, uint64_t iova, uint32_t 
 {
     vfu_area area = {.iova = iova, .size = a->size, .offset = a->offset, .prot = prot};
     vfu_place place;
-    int error = room(with, iova, a->size);
+    int error = vfu_ioas_room(with, iova, a->size);
 
     if (!error)
         error = place_for(with, iova, a->size, &place);
@@ -271,7 +273,7 @@ int vfu_ioas_share(vfu_ioas *ioas, uint64_t from, uint64_t size, vfu_ioas *with,
     vfu_ioas *first = ioas < with ? ioas : with, *second = ioas < with ? with : ioas;
     int error;
 
-    if (wraps(from, size) || wraps(to, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
+    if (vfu_wraps(from, size) || vfu_wraps(to, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)))
         return -EINVAL;
     pthread_rwlock_wrlock(&first->lock); /* two spaces: the lower address first */
     if (second != first)
@@ -301,8 +303,7 @@ static long remove_inside(vfu_ioas *ioas, uint64_t iova, uint64_t last)
     place = first;
     for (size_t i = 0; i < count; i++, place = vfu_areas_next(&ioas->areas, place)) {
         vfu_areas_at(&ioas->areas, place, &a);
-        ioas->bytes -= a.size;
-        forget_source(ioas, &a);
+        forget(ioas, &a);
     }
     vfu_areas_remove(&ioas->areas, first, count);
     vfu_pins_detach(ioas, iova, last);
@@ -315,7 +316,7 @@ long vfu_ioas_unmap(vfu_ioas *ioas, uint64_t iova, uint64_t size)
 {
     long removed;
 
-    if (wraps(iova, size))
+    if (vfu_wraps(iova, size))
         return -EINVAL;
     pthread_rwlock_wrlock(&ioas->lock);
     removed = remove_inside(ioas, iova, vfu_last(iova, size));
@@ -327,7 +328,7 @@ long vfu_ioas_unmap_at_once(vfu_ioas *ioas, uint64_t iova, uint64_t size)
 {
     long removed = -EBUSY;
 
-    if (wraps(iova, size))
+    if (vfu_wraps(iova, size))
         return -EINVAL;
     if (pthread_rwlock_trywrlock(&ioas->lock) != 0)
         return -EBUSY;

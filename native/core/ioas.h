@@ -98,4 +98,43 @@ int vfu_ioas_log_stop(vfu_ioas *ioas);
  * a page of 4 KiB. */
 int vfu_ioas_report(vfu_ioas *ioas, uint64_t iova, uint64_t pages, unsigned shift, uint8_t *bitmap);
 
+/* An area as another process takes it over. */
+typedef struct {
+    uint64_t iova, size, offset;
+    uint32_t prot, way; /* enum vfu_access; with a source, VFU_ACCESS_MESSAGES says that its pages have vanished */
+    uint64_t source;    /* 0: only messages reach it */
+} vfu_area_record;
+
+/* A file in which areas lie. */
+typedef struct {
+    uint64_t source;
+    int fd; /* lent */
+    uint32_t prot, way;
+    enum vfu_trust trust;
+} vfu_file_record;
+
+typedef struct {
+    vfu_area_record *area; /* in order of IOVA; who takes them over does not write there */
+    size_t areas;
+    vfu_file_record *file;
+    size_t files;
+} vfu_ioas_record;
+
+/* All areas and their files, to be freed by the caller; -ENOMEM. Nothing changes. */
+int vfu_ioas_carry(vfu_ioas *ioas, vfu_ioas_record *record);
+/* Puts them into an empty space; sorts record->file. 0, -EBUSY (not empty), -EINVAL (areas out of order, or without
+ * their file), or as map: then it is still empty. A file that was cut meanwhile makes its areas those of a dead one. */
+int vfu_ioas_adopt(vfu_ioas *ioas, vfu_ioas_record *record);
+
+typedef struct {
+    vfu_span *span, *run; /* what is logged; what is dirty, as vfu_dirty_runs */
+    size_t spans, runs;
+    uint64_t unreported;
+} vfu_log_record;
+
+/* The log, to be freed by the caller: 0, -ENOENT (writes are not logged), -ENOMEM. Nothing is taken. */
+int vfu_ioas_carry_log(vfu_ioas *ioas, vfu_log_record *record);
+/* Starts logging where it was: 0, or as vfu_ioas_log, -EINVAL also for a run that ends before it begins. */
+int vfu_ioas_adopt_log(vfu_ioas *ioas, const vfu_log_record *record);
+
 #endif

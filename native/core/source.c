@@ -187,6 +187,20 @@ vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot
     return s;
 }
 
+vfu_source *vfu_source_lost(void)
+{
+    vfu_source *s = malloc(sizeof(*s));
+
+    if (!s)
+        return NULL;
+    *s = (vfu_source){.access = VFU_ACCESS_MAPPED, .fd = -1, .users = 1, .dead = true};
+    pthread_mutex_lock(&registry_lock);
+    s->id = ++last_id;
+    put_first(s);
+    pthread_mutex_unlock(&registry_lock);
+    return s;
+}
+
 void vfu_source_hold(vfu_source *source)
 {
     pthread_mutex_lock(&registry_lock);

@@ -45,6 +45,8 @@ typedef struct vfu_source {
 /* A source that has bytes [offset, offset + size), reached in the first of these `ways` (enum vfu_access, or'ed
  * together) that the file allows: mapped, then file I/O. NULL with *error = -errno. The caller keeps `fd`. */
 vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot, uint32_t ways, int *error);
+/* A source whose pages are gone from the start, of no file; NULL: no memory. */
+vfu_source *vfu_source_lost(void);
 /* One more user of a source that has one. */
 void vfu_source_hold(vfu_source *source);
 void vfu_source_put(vfu_source *source);

@@ -134,6 +134,23 @@ def test_one_more_is_enospc() -> None:
     assert [area[0] for area in ioas.areas()] == [LAST * PAGE]
 
 
+def test_all_of_them_are_carried_at_once() -> None:
+    """Leaves are full then, as they come in order; one more is still ENOSPC."""
+    ioas, other = _core.Ioas(), _core.Ioas()
+    for number in ORDERS["shuffled"](MOST):
+        ioas.map(page_of(number) * PAGE, PAGE, BOTH)
+    areas, files = ioas.carry()
+    before = allocated()
+    other.adopt(areas, files)
+    assert allocated() - before <= MEMORY // 4
+    check(other, set(range(MOST)))
+    assert other.areas() == ioas.areas()
+    with pytest.raises(CommandError) as caught:
+        other.map(PAGE, PAGE, BOTH)
+    assert caught.value.errno == errno.ENOSPC
+    assert other.clear() == MOST
+
+
 @pytest.mark.parametrize("keep", [2, 3, 63, 64, 65, 127, 128, 129])
 def test_leaves_that_are_nearly_emptied_again_and_again_take_no_memory(keep: int) -> None:
     """Fill, take out all but every keep-th, fill between what stayed: the worst for a tree that only splits."""

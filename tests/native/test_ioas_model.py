@@ -221,6 +221,24 @@ class Machine(RuleBasedStateMachine):
             0, 1 << (64 - shift), shift
         )
 
+    # -- from process to process
+
+    @rule(space=spaces)
+    def carry(self, space: int) -> None:
+        """Another space goes on with its areas and its log; what is unreported is told as long as writes are logged."""
+        old, model = self.real[space], self.model[space]
+        new = self.real[space] = _core.Ioas(max_areas=self.max_areas)
+        new.allow(model.allowed)
+        new.reserve(model.reserved)
+        new.adopt(*old.carry())
+        log = old.carry_log()
+        assert old.carry_log() == log
+        if log:
+            new.adopt_log(*log)
+        else:
+            model.unreported = 0
+        old.clear()
+
     # -- always
 
     @invariant()
