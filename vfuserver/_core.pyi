@@ -260,6 +260,12 @@ class Source(TypedDict):
 def sources(most: int = ..., /) -> list[Source]:
     """Every page source of the process, or `most` of them."""
 
+def remap(buffer: Buffer, fd: int) -> None:
+    """The memory of a whole mmap object becomes a shared, writable mapping of the file `fd` from its start: the object,
+    its views and the tables over it show the file from then on. What was there is gone; the caller keeps `fd`, and lets
+    nobody touch the memory meanwhile. ValueError: not whole pages, a file that is shorter, or a view of client memory;
+    BufferError: it is read-only; OSError: no file that can be mapped so. Then nothing has changed."""
+
 # -- eventfds -----------------------------------------------------------------------------------------------------
 
 def signal(fd: int) -> bool:

@@ -77,5 +77,6 @@ void stream_hook_error(StreamObject *stream, int region, uint64_t offset, PyObje
 extern const vfu_hooks table_hooks; /* the owner is a TableObject */
 
 extern PyObject *structs_dict(void);
+PyObject *core_remap(PyObject *module, PyObject *args);
 
 #endif

@@ -78,6 +78,7 @@ static PyObject *core_is_eventfd(PyObject *module, PyObject *object)
 static PyMethodDef functions[] = {
     {"signal", core_signal, METH_O, "signal(fd): adds 1 to an eventfd, never blocks; False if it was full."},
     {"is_eventfd", core_is_eventfd, METH_O, "is_eventfd(fd)"},
+    {"remap", core_remap, METH_VARARGS, "remap(buffer, fd): the memory becomes that of the file."},
     {"sources", core_sources, METH_VARARGS, "sources(most=all) -> one dictionary for every file that memory lies in"},
     {0},
 };

@@ -171,6 +171,21 @@ void vfu_guard_remove(vfu_range *range)
     pthread_mutex_unlock(&table_lock);
 }
 
+bool vfu_guard_covers(const void *base, size_t size)
+{
+    uintptr_t at = (uintptr_t)base;
+    bool covered = false;
+
+    pthread_mutex_lock(&table_lock);
+    for (Block *block = &table; block; block = atomic_load(&block->next))
+        for (size_t i = 0; i < RANGES; i++) {
+            uintptr_t other = atomic_load(&block->range[i].base);
+            covered |= other && other < at + size && at < other + atomic_load(&block->range[i].size);
+        }
+    pthread_mutex_unlock(&table_lock);
+    return covered;
+}
+
 bool vfu_guard_hit(const vfu_range *range)
 {
     return atomic_load(&range->hit);

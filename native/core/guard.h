@@ -22,6 +22,8 @@ enum vfu_on_fault {
 vfu_range *vfu_guard_add(void *base, size_t size, enum vfu_on_fault on_fault);
 /* Before the mapping goes. */
 void vfu_guard_remove(vfu_range *range);
+/* Whether a byte of [base, base + size) lies in a mapping that was entered. */
+bool vfu_guard_covers(const void *base, size_t size);
 /* True once a touch of it has faulted. */
 bool vfu_guard_hit(const vfu_range *range);
 
