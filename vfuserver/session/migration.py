@@ -11,9 +11,9 @@ It must not know messages: both faces of migration (device features, and the reg
 import errno
 import logging
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from vfuserver.errors import CommandError, LocalError
 from vfuserver.session.log import ConnectionLog
@@ -108,6 +108,14 @@ class Machine:
         self._must_be(SAVING, "tell what is pending")
         self._look_ahead(most)
         return min(len(self._ahead), most)
+
+    def carry(self) -> list[Any]:
+        """What goes on in another process, besides the device: plain data."""
+        return [self.streams, self._ended, self._ahead]
+
+    def adopt(self, carried: Sequence[Any]) -> None:
+        """Goes on from what carry() gave."""
+        self.streams, self._ended, self._ahead = carried
 
     def abandon(self) -> None:
         """The client has gone: its stream is discarded. Never raises; a device that fails at this is in ERROR."""
