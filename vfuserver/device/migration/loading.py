@@ -5,6 +5,7 @@ Damage is found where it comes, so nothing of any length is kept of a stream tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.device.migration import memory
@@ -12,23 +13,31 @@ from vfuserver.device.migration.memory import Staged
 from vfuserver.device.migration.parts import DEVICE, PARTS
 from vfuserver.device.migration.stream import Bytes, Parser, Section, refused
 from vfuserver.errors import CommandError
-from vfuserver.plain import decode
+from vfuserver.plain import decode, encode
 
 if TYPE_CHECKING:
     from vfuserver.device.pci_device import PciDevice
 
 _PARTS: Final = {part.name: part for part in PARTS}
+CARRIED: Final = {
+    "parser": Parser.CARRIED,
+    "sections": [(str, int, bytes)],
+    "refused": frozenset((None, (int, str))),
+}
+"""The shape of carry()."""
 
 
 class Loading:
-    """What a client has written of a stream, for one device."""
+    """What a client has written of a stream, for one device; `carried`: to another process, so far."""
 
-    def __init__(self, device: PciDevice) -> None:
+    def __init__(self, device: PciDevice, carried: Mapping[str, Any] | None = None) -> None:
         self._device = device
-        self._parser = Parser()
+        self._parser = Parser(carried and carried["parser"])
         self._memory = Staged(device)
         self._saved: dict[str, Any] = {}
         self._refused: CommandError | None = None
+        if carried is not None:
+            self._take_up(carried)
 
     def write(self, data: Bytes) -> None:
         """Takes the next bytes. CommandError(EINVAL): they cannot be of a stream for this device."""
@@ -51,7 +60,22 @@ class Loading:
         _refuse(problems)
         self._put()
 
+    def carry(self) -> dict[str, Any]:
+        """What another process needs to go on with it, as plain data; it goes on here, too."""
+        if self._refused is not None:
+            return {"parser": Parser().carry(), "sections": [], "refused": [self._refused.errno, self._refused.message]}
+        sections = [[name, _PARTS[name].version, encode(saved)] for name, saved in self._saved.items()]
+        sections += [[memory.SECTION, memory.VERSION, payload] for payload in self._memory.carry()]
+        return {"parser": self._parser.carry(), "sections": sections, "refused": None}
+
     # -- inside
+
+    def _take_up(self, carried: Mapping[str, Any]) -> None:
+        if carried["refused"] is not None:
+            self._refused = CommandError(*carried["refused"])
+            return
+        for name, version, payload in carried["sections"]:
+            self._take(Section(name, version, payload))
 
     def _go_on(self) -> None:
         if self._refused is not None:

@@ -93,6 +93,13 @@ class Staged:
             raise CommandError(errno.EINVAL, f"the device has no {length} bytes of memory at {offset:#x} of BAR{bar}")
         self._data[bar, offset] = data
 
+    def carry(self) -> list[bytes]:
+        """The payloads that count so far."""
+        return [
+            _PLACE.pack(bar, self._chunks[bar, offset].length, offset) + data
+            for (bar, offset), data in self._data.items()
+        ]
+
     def missing(self) -> list[str]:
         """The memory that no section has brought."""
         return [

@@ -8,8 +8,8 @@ taken at one moment, when the device has stopped; memory is read as the stream i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.device.migration import memory
 from vfuserver.device.migration.memory import Chunk, chunks
@@ -21,21 +21,34 @@ if TYPE_CHECKING:
     from vfuserver.device.pci_device import PciDevice
 
 
-class Saving:
-    """The stream of a device, as far as it goes at this moment."""
+CARRIED: Final = {
+    "ready": [bytes],
+    "writer": (int, int),
+    "sent": [(int, int)],
+    "initial": bool,
+    "frozen": bool,
+}
+"""The shape of carry()."""
 
-    def __init__(self, device: PciDevice) -> None:
+
+class Saving:
+    """The stream of a device, as far as it goes at this moment; `carried`: one that another process has begun."""
+
+    def __init__(self, device: PciDevice, carried: Mapping[str, Any] | None = None) -> None:
         self._device = device
         self._writer = Writer()
         self._ready: deque[memoryview] = deque()
         self._sent: dict[Chunk, bytes] = {}
         self._chunks = tuple(chunks(device))
-        self._put([self._writer.header()])
-        self._put(self._writer.section(DEVICE.name, DEVICE.version, encode(DEVICE.save(device))))
         self._coming: Iterator[Iterable[Bytes]] | None = None
         self._unsent: list[Chunk] = []
         self._state = 0
         self._initial = True
+        if carried is None:
+            self._put([self._writer.header()])
+            self._put(self._writer.section(DEVICE.name, DEVICE.version, encode(DEVICE.save(device))))
+        else:
+            self._go_on(carried)
 
     def freeze(self) -> None:
         """The device has stopped: what is left of the stream is known now. LocalError: something cannot be saved."""
@@ -72,7 +85,28 @@ class Saving:
         dirty = sum(one.most for one in ahead if one in self._sent and self._differs(one))
         return (initial + self._waiting, dirty) if self._initial else (0, dirty + self._waiting)
 
+    def carry(self) -> dict[str, Any]:
+        """What another process needs to go on with it, as plain data: what is made and not read yet, all there is
+        after freeze(). What went ahead goes again there, because what it looked like stays here."""
+        while self._coming is not None and self._more():
+            pass
+        return {
+            "ready": [bytes(piece) for piece in self._ready],
+            "writer": self._writer.carry(),
+            "sent": [[chunk.bar, chunk.offset] for chunk in self._sent],
+            "initial": self._initial,
+            "frozen": self._coming is not None,
+        }
+
     # -- inside
+
+    def _go_on(self, carried: Mapping[str, Any]) -> None:
+        self._put(carried["ready"])
+        self._writer = Writer(*carried["writer"])
+        sent = set(map(tuple, carried["sent"]))
+        self._sent = {one: b"" for one in self._chunks if (one.bar, one.offset) in sent}
+        self._initial = carried["initial"]
+        self._coming = iter(()) if carried["frozen"] else None
 
     @property
     def _waiting(self) -> int:

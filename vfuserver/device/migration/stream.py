@@ -13,9 +13,9 @@ not know what is in a section.
 import errno
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from vfuserver.errors import CommandError, LocalError
 
@@ -50,9 +50,14 @@ class Section:
 class Writer:
     """Makes the pieces of one stream, in order."""
 
-    def __init__(self) -> None:
-        self._headers = 0
-        self._sections = 0
+    def __init__(self, headers: int = 0, sections: int = 0) -> None:
+        """One that was begun elsewhere goes on with what carry() gave."""
+        self._headers = headers
+        self._sections = sections
+
+    def carry(self) -> list[int]:
+        """How far it is."""
+        return [self._headers, self._sections]
 
     def header(self) -> bytes:
         """What a stream begins with."""
@@ -85,14 +90,23 @@ class Parser:
     Every error is CommandError(EINVAL), and is the same for whatever follows it.
     """
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._headers = 0
-        self._sections = 0
-        self._begun = False
+    CARRIED: ClassVar = {"buffer": bytes, "headers": int, "sections": int, "begun": bool, "ended": bool}
+
+    def __init__(self, carried: Mapping[str, Any] | None = None) -> None:
+        """One that was begun elsewhere goes on with what carry() gave."""
+        begun = carried or {"buffer": b"", "headers": 0, "sections": 0, "begun": False, "ended": False}
+        self._buffer = bytearray(begun["buffer"])
+        self._headers = begun["headers"]
+        self._sections = begun["sections"]
+        self._begun = begun["begun"]
         self._refused: CommandError | None = None
-        self.ended = False
+        self.ended = begun["ended"]
         """True once the end marker came and was right."""
+
+    def carry(self) -> dict[str, Any]:
+        """How far it is, and what is not a section yet."""
+        values = bytes(self._buffer), self._headers, self._sections, self._begun, self.ended
+        return dict(zip(self.CARRIED, values, strict=True))
 
     def feed(self, data: Bytes) -> list[Section]:
         """The sections that these bytes complete, without the end marker."""
