@@ -1,18 +1,21 @@
 """Card: up to eight functions that share one object.
 
 Each function is a device of its own, with its own registers, reset, client and socket; the card is the plain object
-that they reach as `self.card`. No reset touches what the card itself remembers. It must not know sockets or sessions.
+that they reach as `self.card`. No reset touches what the card itself remembers; an upgrade carries what it declares. It
+must not know sockets or sessions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar, cast, overload
 
 from vfuserver.device.declaration import device_name
 from vfuserver.device.option import Option, parse_given, parse_options
 from vfuserver.device.pci_device import PciDevice
+from vfuserver.device.state import State
 from vfuserver.errors import DeclarationError
 
 MOST_FUNCTIONS: Final = 8
@@ -48,8 +51,8 @@ class Function(Generic[D]):
 
 
 class Card:
-    """Base class of cards. The class body declares `Function`s, which are function 0, 1, ... in that order, and
-    `Option`s; an option of a function is an option of the card, and goes to every function that has it.
+    """Base class of cards. The class body declares `Function`s, which are function 0, 1, ... in that order, `State`
+    that they share, and `Option`s; an option of a function is one of the card, and goes to every function that has it.
 
     On an instance `functions` holds the devices in order; each has `card` and `function_number`. While they are
     powered on, one after the other, `functions` holds those that are ready. A base class that is no card itself says
@@ -59,6 +62,7 @@ class Card:
     device_name: ClassVar[str] = "card"
     declared: ClassVar[Mapping[str, Function[Any]]] = {}
     own_options: ClassVar[Mapping[str, Option[Any]]] = {}
+    states: ClassVar[Mapping[str, State[Any]]] = {}
     functions: tuple[PciDevice, ...] = ()
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
@@ -68,6 +72,7 @@ class Card:
         members = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
         cls.declared = {name: value for name, value in members.items() if isinstance(value, Function)}
         cls.own_options = {name: value for name, value in members.items() if isinstance(value, Option)}
+        cls.states = {name: value for name, value in members.items() if isinstance(value, State)}
         if not abstract:
             _check(cls)
 
@@ -77,6 +82,7 @@ class Card:
         given = parse_given(self.device_name, self.options(), options)
         own = {key: value for key, value in given.items() if key in self.own_options}
         self.__dict__.update(parse_options(self.device_name, self.own_options, own))
+        self.__dict__.update({key: state.fresh() for key, state in self.states.items()})
         with ExitStack() as made:
             for attribute, function in self.declared.items():
                 device = self._power_on(function, given)
@@ -96,6 +102,13 @@ class Card:
         """True with more than one function: each shows it in its header type (PCI 3.0, 6.2.1)."""
         return len(self.declared) > 1
 
+    def undeclared(self) -> list[str]:
+        """Attributes that it was given and does not declare, so that nobody can hand them over. A cached_property is
+        none: it is made anew."""
+        declared = {"name", "functions", *self.declared, *self.own_options, *self.states}
+        made = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        return sorted(vars(self).keys() - declared - made)
+
     def close(self) -> None:
         """Closes every function. Idempotent."""
         for function in self.functions:
@@ -112,7 +125,7 @@ def _check(cls: type[Card]) -> None:
         raise DeclarationError(
             f"{cls.__name__}: a card must have 1 to {MOST_FUNCTIONS} functions, not {len(cls.declared)}"
         )
-    members: dict[str, Function[Any] | Option[Any]] = {**cls.declared, **cls.own_options}
+    members: dict[str, Function[Any] | Option[Any] | State[Any]] = {**cls.declared, **cls.own_options, **cls.states}
     for name, one in members.items():
         if name in _RESERVED:
             raise DeclarationError(f"{cls.__name__}.{name}: must have another name, not one that Card uses itself")
