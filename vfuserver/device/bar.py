@@ -144,7 +144,8 @@ class BoundBar:
         self.windows = {row.index: self._memory(row) for row in declared.windows}
         needs = Gate.IO if declared.place.is_io else Gate.MEMORY
         self.table = Table(declared.layout, hooks, memory=self.windows, gate=gate, needs=needs)
-        self._fill()
+        for row in declared.windows:
+            row.fill_zeros(self.windows[row.index])
 
     @property
     def undeclared(self) -> int:

@@ -70,6 +70,10 @@ class MemoryWindow(Declared):
     def fill(self, memory: memoryview) -> None:
         """Writes the power-on image into an instance's memory."""
         memory[:] = bytes(self.count)
+        self.fill_zeros(memory)
+
+    def fill_zeros(self, memory: memoryview) -> None:
+        """As fill(), into memory that is all zeros: what stays so is not touched, and costs no pages."""
         for at, piece in self.reset.items():
             memory[at : at + len(piece)] = piece
 
