@@ -164,10 +164,23 @@ class BoundBar:
         (fd,) = {file.fd for file in self._files.values()}
         return Region(self.declared.size, flags, self.table, fd=fd, areas=() if whole else self._areas)
 
-    def reset(self) -> None:
-        """Registers and memory back to their power-on values; the file stays the same."""
+    def reset(self, *, memory: bool = True) -> None:
+        """Registers and `memory` back to their power-on values; the file stays the same."""
         self.table.reset()
-        self._fill()
+        if memory:
+            self._fill()
+
+    @property
+    def files(self) -> dict[int, Backing]:
+        """What its windows lie in: each window's own file by the window's offset, or one for all of them by 0."""
+        if self.declared.backing == WINDOWS:
+            return {row.offset: self._files[row.index] for row in self.declared.windows}
+        return {0: next(iter(self._files.values()))} if self._files else {}
+
+    def let_go(self) -> None:
+        """Another process goes on with its files: what is written here from now on is not seen there."""
+        for file in self.files.values():
+            file.let_go()
 
     def snapshot(self) -> dict[str, bytes]:
         """The bytes of every register and window, by name."""

@@ -90,6 +90,14 @@ class BoundDoorbell:
         self.forget()
         self._held, self._value = saved
 
+    def descriptors(self) -> tuple[int, ...]:
+        """As open() gave them; none before."""
+        return () if self._fd < 0 else self.open()
+
+    def adopt(self, fd: int, shadow: Backing | None) -> None:
+        """Goes on with these, which a client has got from another process. They are its own from now on."""
+        self._fd, self._memory = fd, shadow
+
     def disconnect(self) -> None:
         """The client is gone, and its rings with it. Idempotent."""
         self._held = self._poked = 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from vfuserver._core import Gate
-from vfuserver.device import snapshot
+from vfuserver.device import handover, snapshot
 from vfuserver.device.activity import Activity
 from vfuserver.device.bar import TABLE_SLOT, Areas, Bar, BoundBar
 from vfuserver.device.config_port import DevicePort
@@ -211,14 +211,14 @@ class PciDevice(Backend):
         self.on_reset()
         return None
 
-    def lose_state(self) -> None:
-        """Ends what goes on; everything but configuration space has its power-on value, and on_reset() is not called:
-        what a load begins with."""
+    def lose_state(self, *, memory: bool = True) -> None:
+        """Ends what goes on; everything but configuration space (and `memory` windows) has its power-on value, and
+        on_reset() is not called: what a load begins with."""
         self._end_work()
         self.io_events.reset()
         self.interrupts.reset()
         for bar in self.bars.values():
-            bar.reset()
+            bar.reset(memory=memory)
         self._reset_state()
 
     def stop(self) -> None:
@@ -238,15 +238,22 @@ class PciDevice(Backend):
 
     async def quiesce(self) -> None:
         """Waits until DMA that is under way has ended; then none begins, jobs are held, timers stand still, interrupts
-        become pending and doorbells wait, but registers answer (S3.10). Cancelled, the device runs as before."""
-        self.activity.hold(gently=True)
+        become pending and doorbells wait, but registers answer (S3.10). While the device is stopped meanwhile, it waits
+        for that, too. Cancelled, the device runs as before."""
         try:
-            while self.dma.outstanding:
+            while not self._runs_dry():
                 await asyncio.sleep(_PATIENCE)
         except BaseException:
-            self.activity.release()
+            if self.gate.word & Gate.RUNNING:
+                self.activity.release()
             raise
         self.be_quiet()
+
+    def _runs_dry(self) -> bool:
+        if not self.gate.word & Gate.RUNNING:
+            return False
+        self.activity.hold(gently=True)
+        return not self.dma.outstanding
 
     def be_quiet(self) -> None:
         """The device as quiesce() leaves it, at once: of a device that runs and has no DMA under way, or of one that
@@ -254,6 +261,37 @@ class PciDevice(Backend):
         self.activity.hold()
         self.gate.set(Gate.QUIET)
         self.gate.set(Gate.RUNNING)
+
+    def pause(self, at_once: bool = False) -> Later | None:
+        """Stands still for hand_over(), in any migration state: jobs, timers and interrupts are held, and time does not
+        count. Accesses must not come.
+
+        `at_once`: DMA that is under way is held, too, and so is an access that waits for its answer: who takes over
+        begins the one anew, and knows nothing of the other. CommandError: EBUSY, ENOTSUP (state is not declared).
+        """
+        handover.check_portable(self)
+        assert self.migration is not None
+        return self.migration.pause(at_once)
+
+    def resume(self) -> None:
+        """Goes on after pause() or take_over(): as it was, in its migration state. Idempotent."""
+        if self.migration is not None:
+            self.migration.resume()
+
+    def hand_over(self) -> dict[str, Any]:
+        """Everything that the paused device is; on_save() is called, and nothing else changes.
+
+        CommandError: ENOTSUP (as pause()), EIO (it cannot be saved). LocalError: it is not paused.
+        """
+        return handover.hand_over(self)
+
+    def take_over(self, carried: Any) -> None:
+        """Goes on as the device that hand_over() told of, paused: in place of power-on, before a client is attached.
+
+        CommandError(EINVAL) says what differs, a line each; nothing has changed. MigrationError: on_load() failed, the
+        device is in ERROR. LocalError: it was not just made.
+        """
+        handover.take_over(self, carried)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything declared, as plain data: registers, state, jobs, timers, interrupts. Stop the device first."""
@@ -286,8 +324,13 @@ class PciDevice(Backend):
         return f"BAR{region}+{offset:#x}" + (f" ({row.name})" if row is not None else "")
 
     def close(self) -> None:
-        """Ends jobs and timers, drops the registers, closes the BARs' files. Idempotent."""
+        """Ends jobs and timers, drops the registers, closes the BARs' files. Idempotent.
+
+        Of a paused device another process may have the files by now: what its jobs write as they end is not seen."""
         self.detach()
+        if self.migration is not None and self.migration.paused:
+            for bar in self.bars.values():
+                bar.let_go()
         self._end_work()
         self.regions = ()
         self.migration = None

@@ -1,7 +1,8 @@
 """The arcs of one device between migration states: what stops, what runs, and when its stream is saved and loaded.
 
-A state is a degree of standing still, and perhaps a stream: an arc changes the one and begins or ends the other. It
-must not know who asks, nor which arcs there are: whoever serves the device finds the way (vfio.Migration).
+A state is a degree of standing still, and perhaps a stream: an arc changes the one and begins or ends the other. While
+the device is paused it stands still whatever its state. It must not know who asks, nor which arcs there are: whoever
+serves the device finds the way (vfio.Migration).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import errno
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.device.migration.loading import Loading
 from vfuserver.device.migration.saving import Saving
@@ -18,7 +19,7 @@ from vfuserver.errors import CommandError
 from vfuserver.vfio import Later, MigrationError, MigrationFlags, MigrationState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vfuserver.device.pci_device import PciDevice
 
@@ -39,6 +40,7 @@ _PACE: Final = {
     MigrationState.STOP: Pace.STOPPED,
     MigrationState.STOP_COPY: Pace.STOPPED,
     MigrationState.RESUMING: Pace.STOPPED,
+    MigrationState.ERROR: Pace.STOPPED,
 }
 _SAVES: Final = {MigrationState.PRE_COPY, MigrationState.PRE_COPY_P2P, MigrationState.STOP_COPY}
 
@@ -50,6 +52,9 @@ class DeviceMigration:
         self._device = device
         self._saving: Saving | None = None
         self._loading: Loading | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self._pausing: Later | None = None
+        self.paused = False
         ahead = any(bar.declared.streamed for bar in device.bars.values())
         self.flags = MigrationFlags.STOP_COPY | MigrationFlags.P2P
         if ahead:
@@ -60,7 +65,7 @@ class DeviceMigration:
     def arc(self, old: MigrationState, new: MigrationState) -> Later | None:
         """One direct arc. CommandError(EINVAL): a stream is refused, and the device is as before; EBUSY: an access
         waits for its answer."""
-        if _PACE[old] is Pace.RUNS and _PACE[new] is not Pace.RUNS:
+        if _PACE[old] is Pace.RUNS and _PACE[new] is not Pace.RUNS and not self.paused:
             return self._quiesce(partial(self._go, old, new))
         self._go(old, new)
         return None
@@ -94,9 +99,66 @@ class DeviceMigration:
     def reset(self) -> None:
         """The device was reset: it runs, and nothing is saved or loaded (S3.6)."""
         self._saving = self._loading = None
-        self._device.run()
+        self._change_pace(Pace.RUNS)
+
+    def pause(self, at_once: bool = False) -> Later | None:
+        """Stands still until resume(), in any state. `at_once`: what is under way is held, else it ends before.
+
+        CommandError(EBUSY): an access waits for its answer, or DMA is waited for already.
+        """
+        if at_once or self.paused:
+            self._give_up_pausing()
+            self.stand_still()
+            return None
+        if self._waiting is not None:
+            raise CommandError(errno.EBUSY, f"{self._device.name} is about to stop: that must end first")
+        self._must_have_answered()
+        if self._pace is Pace.RUNS:
+            self._pausing = self._quiesce(self.stand_still)
+            return self._pausing
+        self.stand_still()
+        return None
+
+    def resume(self) -> None:
+        """Goes on in its state. Idempotent."""
+        self._give_up_pausing()
+        if self.paused:
+            self.paused = False
+            self._change_pace(self._pace)
+
+    def stand_still(self) -> None:
+        """Paused, at once."""
+        self.paused = True
+        self._device.stop()
+
+    def carry(self) -> dict[str, Any]:
+        """The stream that is under way, if any, as plain data; it stays the same here."""
+        return {
+            "saving": [] if self._saving is None else [self._saving.carry()],
+            "loading": [] if self._loading is None else [self._loading.carry()],
+        }
+
+    def adopt(self, carried: Mapping[str, Any]) -> Callable[[], None]:
+        """What goes on with a stream of carry(). CommandError(EINVAL): it cannot be this device's. Nothing has changed
+        before the result is called."""
+        saving = [Saving(self._device, one) for one in carried["saving"]]
+        loading = [Loading(self._device, one) for one in carried["loading"]]
+
+        def go_on() -> None:
+            self._saving, self._loading = next(iter(saving), None), next(iter(loading), None)
+
+        return go_on
 
     # -- inside
+
+    def _give_up_pausing(self) -> None:
+        pausing, self._pausing = self._pausing, None
+        if pausing is not None:
+            pausing.cancel()
+
+    @property
+    def _pace(self) -> Pace:
+        return _PACE[self._device.migration_state]
 
     def _go(self, old: MigrationState, new: MigrationState) -> None:
         """Everything of an arc but waiting for DMA. What can fail comes first; then the pace changes back."""
@@ -112,16 +174,16 @@ class DeviceMigration:
     def _quiesce(self, then: Callable[[], None]) -> Later | None:
         """Ends DMA that is under way, then goes on: at once if there is none."""
         device = self._device
-        if device.activity.unanswered:
-            waits = ", ".join(device.activity.unanswered)
-            raise CommandError(errno.EBUSY, f"{device.name} cannot stop: {waits} must be answered first")
+        self._must_have_answered()
         if not device.dma.outstanding:
             then()
             return None
         task = asyncio.get_running_loop().create_task(device.quiesce())
+        self._waiting = task
         later = Later(f"{device.name}: DMA that is under way", on_cancel=lambda: _cancel(task))
 
         def done(ended: asyncio.Task[None]) -> None:
+            self._waiting = None if self._waiting is ended else self._waiting
             if ended.cancelled():
                 return
             try:
@@ -135,7 +197,14 @@ class DeviceMigration:
         task.add_done_callback(done)
         return later
 
+    def _must_have_answered(self) -> None:
+        if self._device.activity.unanswered:
+            waits = ", ".join(self._device.activity.unanswered)
+            raise CommandError(errno.EBUSY, f"{self._device.name} cannot stop: {waits} must be answered first")
+
     def _change_pace(self, pace: Pace) -> None:
+        if self.paused:
+            return
         {Pace.RUNS: self._device.run, Pace.QUIET: self._device.be_quiet, Pace.STOPPED: self._device.stop}[pace]()
 
     def _change_stream(self, new: MigrationState) -> None:
