@@ -341,8 +341,37 @@ class Stream:
         in it."""
     def serve(self) -> None:
         """Serves what was adopted, as feed(b"") would; replies stay queued. LocalError: closed, or in a callback."""
+    def use(self, ledger: Ledger) -> LedgerReport:
+        """From now on the stream's bytes are in `ledger`. A fresh one takes those that the stream holds already. Of a
+        dead process: an untouched stream goes on where that was, with EIO queued for the command that was in hand
+        (`masked_errors` applies: set it before); nothing is served yet: feed(b"") does so.
+
+        LocalError: the stream is closed, holds or serves a command or has a ledger; it is not untouched; the ledger is
+        another stream's or makes no sense. Then nothing has changed. With a ledger the stream serves nothing while a
+        reply with descriptors is unsent, and cannot send messages of its own with descriptors (LocalError)."""
     def close(self) -> None:
         """Drops everything and closes every descriptor in it. Idempotent."""
+
+class LedgerReport(tuple[Any, ...]):
+    """What a successor found."""
+
+    fresh: Final[bool]  # nobody had used the ledger
+    failed: Final[tuple[int, int, bool] | None]  # the command in hand: its number, message id, whether EIO is queued
+    awaiting: Final[int]  # messages (or parts of them) that get EIO in their turn: their descriptors are lost
+    unread: Final[int]  # bytes received and not served
+    unsent: Final[int]  # bytes queued to be sent, that EIO included
+    last_id: Final[int | None]  # the id of the last message of our own: go on behind it
+
+class Ledger:
+    """A memfd in which the bytes of one stream survive SIGKILL (native/core/ledger.c says how). Somebody else must hold
+    its descriptor, and the socket's. Its memory is used as far as bytes wait, and given back later."""
+
+    fd: Final[int]  # the memfd; it is the ledger's own
+
+    def __init__(self, max_transfer: int, fd: int = -1) -> None:
+        """A fresh one for messages of up to `max_transfer` bytes of data (at least 1 MiB), or the one behind `fd`
+        (it is duplicated). LocalError: `fd` is no ledger of this version and these sizes; OSError: no memory, no
+        descriptor. It is closed when neither its stream nor anybody else refers to it."""
 
 class Pump:
     """recvmsg -> Stream.feed -> sendmsg on a non-blocking socket, in C. The caller owns the socket."""

@@ -42,10 +42,11 @@ typedef struct StreamObject {
     PyObject *regions; /* keeps the tables and callables of stream.region alive */
     PyObject *later;   /* the object that on_later will be told of */
     PyObject *dma;     /* keeps the address space of stream.dma alive */
+    PyObject *ledger;  /* keeps stream.ledger alive; NULL: there is none */
     bool closed;
 } StreamObject;
 
-extern PyTypeObject GateType, LayoutType, TableType, IoasType, StreamType, PumpType;
+extern PyTypeObject GateType, LayoutType, TableType, IoasType, StreamType, PumpType, LedgerType;
 
 /* Classes of vfuserver.errors. */
 extern PyObject *CommandError, *DmaError, *PeerError, *LocalError, *DeclarationError;
@@ -78,5 +79,6 @@ extern const vfu_hooks table_hooks; /* the owner is a TableObject */
 
 extern PyObject *structs_dict(void);
 PyObject *core_remap(PyObject *module, PyObject *args);
+int add_ledger_report(PyObject *module);
 
 #endif

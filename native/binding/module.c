@@ -149,7 +149,8 @@ static int import_errors(void)
 
 static int add_types(PyObject *module)
 {
-    PyTypeObject *const types[] = {&GateType, &LayoutType, &TableType, &IoasType, &PinType, &StreamType, &PumpType};
+    PyTypeObject *const types[] = {&GateType, &LayoutType, &TableType, &IoasType, &PinType, &StreamType, &PumpType,
+                                   &LedgerType};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++)
         if (PyModule_AddType(module, types[i]) < 0)
@@ -172,7 +173,7 @@ PyMODINIT_FUNC PyInit__core(void)
     if (!module)
         return NULL;
     structs = structs_dict();
-    if (import_errors() < 0 || add_types(module) < 0 || add_numbers(module) < 0 || !structs ||
+    if (import_errors() < 0 || add_types(module) < 0 || add_ledger_report(module) < 0 || add_numbers(module) < 0 || !structs ||
         PyModule_AddObjectRef(module, "STRUCTS", structs) < 0)
         Py_CLEAR(module);
     Py_XDECREF(structs);

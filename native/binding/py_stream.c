@@ -44,6 +44,7 @@ static void drop_stream(StreamObject *self)
     if (!self->stream.processing) {
         vfu_stream_free(&self->stream);
         Py_XSETREF(self->regions, PyTuple_New(0));
+        Py_CLEAR(self->ledger);
     }
     Py_CLEAR(self->later);
     self->stream.dma = NULL;
@@ -59,6 +60,7 @@ static int stream_clear(StreamObject *self)
     Py_CLEAR(self->on_later);
     Py_CLEAR(self->on_hook_error);
     Py_CLEAR(self->regions);
+    Py_CLEAR(self->ledger);
     return 0;
 }
 
@@ -90,7 +92,7 @@ static PyObject *take_chunk(vfu_stream *s)
     if (!item)
         while (taken--)
             close(fds[taken]);
-    vfu_buffer_consume(&s->tx, length);
+    vfu_stream_sent(s, length);
     return item;
 }
 
@@ -188,6 +190,8 @@ static PyObject *stream_send(StreamObject *self, PyObject *args)
         PyErr_Format(PyExc_ValueError, "a message has a header of 16 bytes, not %zd", data.len);
     else if (self->closed)
         PyErr_SetString(LocalError, "the stream is closed");
+    else if (fds && self->ledger && PyObject_IsTrue(fds))
+        PyErr_SetString(LocalError, "descriptors of a message of our own would not survive as its ledger promises");
     else if (fds)
         count = duplicate_fds(fds, numbers);
     if (!PyErr_Occurred())
@@ -430,6 +434,7 @@ static PyMethodDef methods[] = {
     {"carry", (PyCFunction)stream_carry, METH_NOARGS, "carry() -> (unread, descriptors, unsent, descriptors)"},
     {"adopt", (PyCFunction)stream_adopt, METH_VARARGS, "adopt(rx, rx_fds, tx, tx_fds): what carry() gave."},
     {"serve", (PyCFunction)stream_serve, METH_NOARGS, "Serves what was adopted."},
+    {"use", (PyCFunction)stream_use, METH_O, "use(ledger): the bytes survive this process from now on."},
     {"close", (PyCFunction)stream_close, METH_NOARGS, "Drops everything."},
     {0},
 };

@@ -22,6 +22,7 @@ int parse_answer(PyObject *result, Answer *answer);
 /* Duplicates the descriptors of a message; how many, or -1 with an exception and nothing kept. */
 Py_ssize_t duplicate_fds(PyObject *sequence, int *fds);
 PyObject *fd_list(const int *fds, size_t count);
+PyObject *stream_use(StreamObject *stream, PyObject *ledger);
 
 /* A stream that another process goes on with. */
 PyObject *stream_carry(StreamObject *stream, PyObject *unused);

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { QUIET_USES = 256 };
@@ -14,7 +15,8 @@ void vfu_buffer_init(vfu_buffer *buffer, size_t small)
 
 void vfu_buffer_free(vfu_buffer *buffer)
 {
-    free(buffer->data);
+    if (!buffer->ring)
+        free(buffer->data);
     vfu_buffer_init(buffer, buffer->small);
 }
 
@@ -33,8 +35,10 @@ bool vfu_buffer_reserve(vfu_buffer *b, size_t size)
     size_t needed = vfu_buffer_length(b) + size, capacity = b->capacity ? b->capacity : b->small;
     uint8_t *data;
 
-    if (b->capacity - b->tail >= size)
+    if (vfu_buffer_room(b) >= size)
         return true;
+    if (b->ring)
+        return false;
     rewind_to_head(b);
     if (b->capacity >= needed)
         return true;
@@ -48,15 +52,33 @@ bool vfu_buffer_reserve(vfu_buffer *b, size_t size)
     return true;
 }
 
+/* Gives back the pages behind the small part, once they have not been used for long. */
+static void shrink_ring(vfu_buffer *b, size_t used)
+{
+    if (b->used < used)
+        b->used = used;
+    b->quiet = b->used > b->small && used <= b->small ? b->quiet + 1 : 0;
+    if (b->quiet > QUIET_USES) {
+        madvise(b->data + b->small, b->ring - b->small, MADV_REMOVE);
+        b->used = b->quiet = 0;
+    }
+}
+
 void vfu_buffer_consume(vfu_buffer *b, size_t size)
 {
     size_t used = b->tail;
 
     b->head += size;
-    if (b->head < b->tail)
+    if (b->head < b->tail) {
+        vfu_buffer_wrap(b);
         return;
+    }
     b->base += b->head;
     b->head = b->tail = 0;
+    if (b->ring) {
+        shrink_ring(b, used);
+        return;
+    }
     b->quiet = b->capacity > b->small && used <= b->small ? b->quiet + 1 : 0;
     if (b->quiet > QUIET_USES) {
         free(b->data); /* the next use allocates the small size */

@@ -1,6 +1,6 @@
 #include <string.h>
 
-#include "stream.h"
+#include "ledger.h"
 
 /* Queues header and payload as one message. */
 static void enqueue(vfu_stream *s, const vfu_header *header, const void *payload, size_t length, const int *fds,
@@ -17,6 +17,8 @@ static void enqueue(vfu_stream *s, const vfu_header *header, const void *payload
     for (size_t i = 0; i < count; i++)
         if (!vfu_fds_push(&s->tx_fds, fds[i], start))
             vfu_fds_close(&fds[i], 1);
+    if (count && s->ledger)
+        s->ledger->tx_fds = start + 1;
     memcpy(s->tx.data + s->tx.tail, header, sizeof(*header));
     if (length)
         memcpy(s->tx.data + s->tx.tail + sizeof(*header), payload, length);
@@ -33,6 +35,7 @@ void vfu_stream_reply(vfu_stream *s, const vfu_header *to, const uint8_t *payloa
         vfu_fds_close(fds, count);
     else
         enqueue(s, &header, payload, length, fds, count);
+    vfu_ledger_answered(s);
 }
 
 void vfu_stream_error(vfu_stream *s, const vfu_header *to, int error)
@@ -42,6 +45,7 @@ void vfu_stream_error(vfu_stream *s, const vfu_header *to, int error)
 
     if (!(to->flags & VFU_NO_REPLY))
         enqueue(s, &header, NULL, 0, NULL, 0);
+    vfu_ledger_answered(s);
 }
 
 void vfu_stream_send(vfu_stream *s, const uint8_t *message, size_t length, const int *fds, size_t count)
@@ -50,9 +54,13 @@ void vfu_stream_send(vfu_stream *s, const uint8_t *message, size_t length, const
 
     memcpy(&header, message, sizeof(header));
     enqueue(s, &header, message + sizeof(header), length - sizeof(header), fds, count);
+    if (s->ledger) {
+        s->ledger->last_id = header.id + 1u;
+        vfu_ledger_commit(s);
+    }
 }
 
-size_t vfu_stream_chunk(const vfu_stream *s, const uint8_t **bytes, const vfu_carried **fds, size_t *count)
+size_t vfu_stream_chunk(vfu_stream *s, const uint8_t **bytes, const vfu_carried **fds, size_t *count)
 {
     const vfu_carried *item = s->tx_fds.item + s->tx_fds.head;
     size_t left = vfu_fds_length(&s->tx_fds), length = vfu_buffer_length(&s->tx);
@@ -61,6 +69,8 @@ size_t vfu_stream_chunk(const vfu_stream *s, const uint8_t **bytes, const vfu_ca
 
     *bytes = s->tx.data + s->tx.head;
     *count = 0;
+    if (s->ledger && !vfu_ledger_committed(s))
+        vfu_ledger_commit(s);
     if (!left || !length)
         return length;
     if (item->at > position)
@@ -79,6 +89,8 @@ void vfu_stream_sent(vfu_stream *s, size_t length)
 
     if (length && vfu_fds_length(&s->tx_fds))
         vfu_fds_close(gone, vfu_fds_take(&s->tx_fds, from + 1, gone, VFU_MAX_FDS));
+    if (s->ledger)
+        vfu_ledger_sent(s, length);
     vfu_buffer_consume(&s->tx, length);
 }
 

@@ -1,5 +1,7 @@
 #include "pump.h"
 
+#include "ledger.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -34,7 +36,8 @@ long vfu_pump_receive(vfu_stream *s, int fd, bool *more)
     if (!space.iov_len)
         return -ENOMEM;
     do
-        got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        got = s->ledger ? vfu_ledger_recvmsg(s, fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
+                        : recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     while (got < 0 && errno == EINTR);
     if (got < 0)
         return -errno;
@@ -65,8 +68,9 @@ static int send_chunk(vfu_stream *s, int fd)
             memcpy(CMSG_DATA(c) + i * sizeof(int), &fds[i].fd, sizeof(int));
     }
     do /* without descriptors, the plainer call is the cheaper one */
-        sent = count ? sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-                     : send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = s->ledger ? vfu_ledger_sendmsg(s, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+               : count   ? sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+                         : send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     if (sent < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? 1 : -errno;

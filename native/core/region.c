@@ -1,5 +1,7 @@
 #include "region.h"
 
+#include "ledger.h"
+
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -64,6 +66,12 @@ static void access_answer(vfu_stream *s, const vfu_header *header, const vfu_reg
     else if (length)
         memset(s->tx.data + s->tx.tail + sizeof(reply) + sizeof(*access), 0xff, length);
     s->tx.tail += reply.size;
+    vfu_ledger_answered(s);
+}
+
+void vfu_region_failed(vfu_stream *s, const vfu_header *header, const vfu_region_access *access, int error)
+{
+    access_answer(s, header, access, NULL, -error);
 }
 
 /* The access's own bytes, on the heap, so that they outlive the message they came in. */

@@ -1,4 +1,5 @@
 #include "dma.h"
+#include "ledger.h"
 #include "region.h"
 
 #include <errno.h>
@@ -31,7 +32,7 @@ void vfu_stream_init(vfu_stream *s, uint32_t max_transfer, const vfu_stream_ops 
     vfu_buffer_init(&s->rx, VFU_SMALL_BUFFER);
     vfu_buffer_init(&s->tx, VFU_SMALL_BUFFER);
     s->max_transfer = max_transfer;
-    s->send_limit = 262144;
+    s->send_limit = VFU_SEND_LIMIT;
     s->ops = ops;
     s->owner = owner;
 }
@@ -46,6 +47,7 @@ void vfu_stream_free(vfu_stream *s)
     free(s->region);
     s->region = NULL;
     s->regions = 0;
+    s->ledger = NULL;
 }
 
 void vfu_stream_break(vfu_stream *s, const char *format, ...)
@@ -165,6 +167,11 @@ static void close_gaps(vfu_stream *s)
     uint64_t gone = 0;
     vfu_header header;
 
+    if (s->ledger) {
+        vfu_ledger_close_gaps(s);
+        return;
+    }
+
     for (uint64_t at = vfu_buffer_position(&s->rx); at < s->scan; at += header.size) {
         uint8_t *message = data + (at - s->rx.base);
         memcpy(&header, message, sizeof(header));
@@ -189,6 +196,26 @@ void vfu_stream_settle(vfu_stream *s)
         close_gaps(s);
 }
 
+/* Descriptors of a message that came to a process which was killed. */
+static bool lost(const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] < 0)
+            return true;
+    return false;
+}
+
+/* A message cannot be served because its descriptors are lost; a reply to the process that is dead needs no answer. */
+static void refuse(vfu_stream *s, const vfu_header *header, const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            vfu_fds_close(&fds[i], 1);
+    s->received++;
+    if ((header->flags & VFU_TYPE_MASK) == VFU_TYPE_COMMAND)
+        vfu_stream_error(s, header, EIO);
+}
+
 /* While a command is held, replies to our own messages are taken out of what waits, and marked as consumed. */
 static void scan_for_replies(vfu_stream *s)
 {
@@ -203,12 +230,17 @@ static void scan_for_replies(vfu_stream *s)
         s->scan += header.size;
         if ((header.flags & VFU_TYPE_MASK) != VFU_TYPE_REPLY)
             continue;
+        if (s->ledger)
+            vfu_ledger_commit(s);
         vfu_header marked = header;
         marked.flags |= CONSUMED;
         memcpy(message, &marked, sizeof(marked));
         size_t count = vfu_fds_length(&s->rx_fds) ? take_fds_inside(s, start, s->scan, fds) : 0;
         s->spent += header.size;
-        dispatch(s, &header, message + sizeof(header), fds, count);
+        if (count && lost(fds, count))
+            refuse(s, &header, fds, count);
+        else
+            dispatch(s, &header, message + sizeof(header), fds, count);
         if (s->spent >= VFU_WAITING_LIMIT)
             close_gaps(s);
     }
@@ -216,7 +248,8 @@ static void scan_for_replies(vfu_stream *s)
 
 bool vfu_stream_ready(const vfu_stream *s)
 {
-    return !vfu_stream_broken(s) && s->held.kind == VFU_HELD_NOTHING && vfu_buffer_length(&s->tx) <= s->send_limit;
+    return !vfu_stream_broken(s) && s->held.kind == VFU_HELD_NOTHING && vfu_buffer_length(&s->tx) <= s->send_limit &&
+           !vfu_ledger_waits(s);
 }
 
 void vfu_stream_process(vfu_stream *s)
@@ -236,12 +269,16 @@ void vfu_stream_process(vfu_stream *s)
         uint8_t *payload = s->rx.data + s->rx.head + sizeof(header);
         /* not consumed until it is served: the payload must stay where it is */
         s->rx.head += header.size;
+        vfu_ledger_begin(s, &header, payload);
         if ((header.flags & VFU_TYPE_MASK) == CONSUMED)
             s->spent -= header.size;
+        else if (count && lost(fds, count))
+            refuse(s, &header, fds, count);
         else
             dispatch(s, &header, payload, fds, count);
         vfu_buffer_consume(&s->rx, 0);
     }
+    vfu_ledger_rest(s);
     s->processing = false;
 }
 
@@ -255,7 +292,12 @@ uint8_t *vfu_stream_space(vfu_stream *s, size_t wanted, size_t *room)
         if (header.size > vfu_buffer_length(&s->rx) && header.size - vfu_buffer_length(&s->rx) > wanted)
             wanted = header.size - vfu_buffer_length(&s->rx);
     }
-    *room = vfu_buffer_reserve(&s->rx, wanted) ? s->rx.capacity - s->rx.tail : 0;
+    *room = vfu_buffer_reserve(&s->rx, wanted) ? vfu_buffer_room(&s->rx) : 0;
+    if (s->ledger) {
+        vfu_ledger_expect(s);
+        if (*room > wanted && *room > s->rx.small) /* the ring need not be touched so far */
+            *room = wanted > s->rx.small ? wanted : s->rx.small;
+    }
     return s->rx.data + s->rx.tail;
 }
 
@@ -265,6 +307,8 @@ void vfu_stream_received(vfu_stream *s, size_t length, const int *fds, size_t co
     for (size_t i = 0; i < count; i++)
         if (!vfu_fds_push(&s->rx_fds, fds[i], s->rx.base + s->rx.tail - 1))
             vfu_fds_close(&fds[i], 1);
+    if (s->ledger)
+        vfu_ledger_received(s, length, count);
     if (vfu_fds_length(&s->rx_fds) > 2 * VFU_MAX_FDS && s->held.kind == VFU_HELD_NOTHING &&
         vfu_buffer_length(&s->tx) <= s->send_limit)
         vfu_stream_break(s, "more than %d descriptors came with one message", 2 * VFU_MAX_FDS);
@@ -283,7 +327,7 @@ bool vfu_stream_wants_read(const vfu_stream *s)
 {
     bool waiting = waiting_bytes(s) >= VFU_WAITING_LIMIT || vfu_fds_length(&s->rx_fds) > VFU_MAX_FDS;
 
-    if (vfu_stream_broken(s) || vfu_buffer_length(&s->tx) > s->send_limit)
+    if (vfu_stream_broken(s) || vfu_buffer_length(&s->tx) > s->send_limit || vfu_ledger_waits(s))
         return false;
     return s->held.kind == VFU_HELD_NOTHING || !waiting;
 }

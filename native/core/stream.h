@@ -19,6 +19,7 @@ enum {
     VFU_MAX_FDS = 253,         /* SCM_MAX_FD: the most one recvmsg brings */
     VFU_WAITING_LIMIT = 65536, /* bytes of waiting commands above which a held connection is not read */
     VFU_SMALL_BUFFER = 16384,
+    VFU_SEND_LIMIT = 262144,   /* bytes queued to be sent above which nothing is served */
     VFU_BROKEN = 3,            /* (owner's answer) the stream means nothing any more: vfu_stream_break was called */
 };
 
@@ -30,6 +31,7 @@ typedef struct {
 } vfu_region;
 
 typedef struct vfu_stream vfu_stream;
+typedef struct vfu_ledger vfu_ledger;
 
 typedef struct {
     /* A command: answer 0 after vfu_stream_reply, VFU_LATER, VFU_BROKEN, or -errno. It owns the descriptors. */
@@ -70,6 +72,7 @@ struct vfu_stream {
     uint64_t dma_page;    /* bytes, a power of two: what areas are made of */
     size_t dma_transfers; /* under way by messages: an unmap may concern them */
     vfu_held held;
+    vfu_ledger *ledger; /* what keeps the queues when this process is killed; NULL: nothing does */
     char broken[192];
     const vfu_stream_ops *ops;
     void *owner;
@@ -104,7 +107,7 @@ void vfu_stream_complete_error(vfu_stream *stream, int error);
 
 /* What one sendmsg may carry: bytes from the head of `tx`, and the descriptors that go with its first byte (they stay
  * the queue's until vfu_stream_sent). A message with descriptors travels alone. */
-size_t vfu_stream_chunk(const vfu_stream *stream, const uint8_t **bytes, const vfu_carried **fds, size_t *count);
+size_t vfu_stream_chunk(vfu_stream *stream, const uint8_t **bytes, const vfu_carried **fds, size_t *count);
 /* `length` bytes of it are sent, and its descriptors with them. */
 void vfu_stream_sent(vfu_stream *stream, size_t length);
 

@@ -1,0 +1,176 @@
+"""A server whose stream has a ledger, what its client may see when it is killed, and copies of ledgers to try that on."""
+
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import termios
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.native.messages import ERROR, REPLY, message, replies
+from vfuserver import _core
+
+MAX = 1 << 20
+HEAD = 65536
+"""Bytes before the rings."""
+LATER, DESCRIPTOR, OURS = 50, 51, 52
+"""Command numbers of these tests: answered later, answered with a descriptor, a message of the server's own."""
+
+LAYOUT = _core.Layout(4096, [(0, 4, 2, b"TESTMORE", 0xFFFFFFFF, 0, 0, 0, 0, 0)])
+
+Reply = tuple[int, int, int, int, bytes]
+Send = tuple[bytes, int | None]
+"""What one sendmsg carries."""
+
+
+class Journal:
+    """What a device was told, in memory that outlives its process and that a fork shares."""
+
+    def __init__(self, entries: Sequence[int] = ()) -> None:
+        self._memory = mmap.mmap(-1, 1 << 16)
+        for entry in entries:
+            self.append(entry)
+
+    def append(self, entry: int) -> None:
+        count = self.count
+        struct.pack_into("<I", self._memory, 4 * (count + 1), entry)
+        struct.pack_into("<I", self._memory, 0, count + 1)
+
+    @property
+    def count(self) -> int:
+        return int(struct.unpack_from("<I", self._memory)[0])
+
+    def entries(self) -> list[int]:
+        return list(struct.unpack_from(f"<{self.count}I", self._memory, 4))
+
+
+class Server:
+    """A register table as region 0, as region 1 a window whose writes go to the journal, and a few commands."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal or Journal()
+        self.laters: list[object] = []
+        self.stream = _core.Stream(self._command, self._reply, max_transfer=MAX, on_later=self.laters.append)
+        self.stream.regions = [(4096, _core.Table(LAYOUT)), (256, self._window)]
+        self.stream.negotiated = True
+
+    def _window(self, _: int, count: int, data: bytes | None) -> object:
+        if data is None:
+            return bytes(count)
+        self.journal.append(int.from_bytes(data, "little"))
+        return None
+
+    def _command(self, number: int, tag: int, flags: int, payload: bytes, fds: list[int]) -> object:
+        for fd in fds:
+            os.close(fd)
+        if number == LATER:
+            return self
+        if number == DESCRIPTOR:
+            return payload, [0]
+        return payload + bytes([len(fds)])
+
+    def _reply(self, number: int, tag: int, error: int, payload: bytes, fds: list[int]) -> None:
+        pass
+
+    def answer(self) -> None:
+        """Everything that waits for an answer gets one."""
+        while self.laters:
+            self.laters.pop()
+            self.stream.complete(b"done")
+
+    def finish(self, sends: Sequence[Send] = ()) -> bytes:
+        """Serves what there is and what is sent now, to the end; the answer's bytes. Descriptors are duplicated."""
+        sent = self._take(self.stream.feed(b""))
+        for data, fd in sends:
+            sent += self._take(self.stream.feed(data, [] if fd is None else [os.dup(fd)]))
+        while self.laters:
+            self.answer()
+            sent += self._take(self.stream.take())
+        return sent
+
+    @staticmethod
+    def _take(output: Iterable[tuple[bytes, tuple[int, ...]]]) -> bytes:
+        sent = b""
+        for data, fds in output:
+            sent += data
+            for fd in fds:
+                os.close(fd)
+        return sent
+
+
+def write_to_journal(number: int, tag: int, flags: int = 0) -> bytes:
+    """A write of region 1 that the journal shows."""
+    return message(10, struct.pack("<QIII", 0, 1, 4, number), tag=tag, flags=flags)
+
+
+def copy_of(ledger: int, touched: int = 1 << 16) -> _core.Ledger:
+    """A ledger with the same contents, as far as its rings were touched."""
+    copy = _core.Ledger(MAX)
+    ring = (os.fstat(ledger).st_size - HEAD) // 2
+    for at, length in ((0, HEAD), (HEAD, touched), (HEAD + ring, touched)):
+        os.pwrite(copy.fd, os.pread(ledger, length, at), at)
+    return copy
+
+
+def queued(sock: socket.socket) -> int:
+    """Bytes that were sent to this socket, and not received yet."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0])
+
+
+@dataclass
+class Client:
+    """What the client has sent and received, and what it may expect."""
+
+    sends: list[Send]
+    received: bytes = b""
+
+    def expected(self) -> tuple[list[Reply], list[int]]:
+        """Replies and journal when nobody is killed and there is no ledger."""
+        server = Server()
+        got = replies(server.finish(self.sends))
+        server.stream.close()
+        return [reply for reply in got if reply[2] & 0xF == REPLY], server.journal.entries()
+
+    def take(self, sock: socket.socket) -> None:
+        """Reads what there is."""
+        try:
+            while data := sock.recv(1 << 20, socket.MSG_DONTWAIT):
+                self.received += data
+        except BlockingIOError:
+            pass
+
+    def rest(self, server: socket.socket) -> list[Send]:
+        """What is in the server's socket."""
+        left, found = queued(server), []
+        for data, fd in reversed(self.sends):
+            if left:
+                found.append((data[-left:], fd))
+                left -= len(found[-1][0])
+        return found[::-1]
+
+
+def assert_served(got: list[Reply], expected: list[Reply], *, most: int) -> None:
+    """Every command was answered once, in order and as expected, or (at most so many) with EIO; no message of the
+    server's own came twice."""
+    answers = [reply for reply in got if reply[2] & 0xF == REPLY]
+    assert [reply[:2] for reply in answers] == [reply[:2] for reply in expected]
+    for answer, right in zip(answers, expected, strict=True):
+        assert answer == right or answer[2:] == (REPLY | ERROR, errno.EIO, b"")
+    assert sum(1 for answer in answers if answer[2] & ERROR) <= most
+    ours = [tag for tag, _, flags, _, _ in got if flags & 0xF != REPLY]
+    assert len(set(ours)) == len(ours)
+
+
+def assert_failed(got: list[Reply], tags: list[int]) -> None:
+    """These commands failed, and no other."""
+    assert [tag for tag, _, flags, _, _ in got if flags & ERROR] == tags
+
+
+def assert_journal(entries: list[int], expected: list[int], *, doubtful: int) -> None:
+    """Every write was done once and in order, but for so many that failed: these were done or not."""
+    missing = [entry for entry in expected if entry not in entries]
+    assert len(missing) <= doubtful
+    assert entries == [entry for entry in expected if entry not in missing]
