@@ -9,6 +9,7 @@ SANE   := build/sanitize
 STRESS := build/stress
 
 STRESS_SECONDS ?= 5
+STRESS_KILLS   ?= 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit guest sanitize stress requirements bench wheel clean
@@ -54,7 +55,7 @@ guest: $(CORE)  ## tests inside a guest (fetches QEMU and a kernel once)
 	@echo "== tests in a guest"
 	@$(BIN)/pytest -m guest -v
 
-stress:  ## threads of DMA against map, unmap and report, under the address, undefined-behaviour and thread sanitizers
+stress: $(CORE)  ## threads of DMA against map, unmap and report, under the sanitizers; servers killed while they serve
 	@mkdir -p $(STRESS)
 	@for kind in address,undefined thread; do \
 		echo "== stress under -fsanitize=$$kind, $(STRESS_SECONDS) s"; \
@@ -63,6 +64,8 @@ stress:  ## threads of DMA against map, unmap and report, under the address, und
 		TSAN_OPTIONS="suppressions=$(CURDIR)/tests/native/stress/races.tsan halt_on_error=1" \
 			$(STRESS)/$$kind $(STRESS_SECONDS) || exit 1; \
 	done
+	@echo "== $(STRESS_KILLS) kills in the middle of 1000 messages"
+	@STRESS_KILLS=$(STRESS_KILLS) $(BIN)/pytest -q tests/native/test_ledger_kills.py tests/native/test_ledger_steps.py
 
 sanitize: $(CORE) stress  ## the tests of the core under the sanitizers
 	@echo "== the core under sanitizers"

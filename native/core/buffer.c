@@ -35,7 +35,7 @@ bool vfu_buffer_reserve(vfu_buffer *b, size_t size)
     size_t needed = vfu_buffer_length(b) + size, capacity = b->capacity ? b->capacity : b->small;
     uint8_t *data;
 
-    if (vfu_buffer_room(b) >= size)
+    if (b->capacity - b->tail >= size)
         return true;
     if (b->ring)
         return false;
@@ -52,6 +52,16 @@ bool vfu_buffer_reserve(vfu_buffer *b, size_t size)
     return true;
 }
 
+void vfu_buffer_wrap(vfu_buffer *b)
+{
+    if (b->head >= b->ring) {
+        b->head -= b->ring;
+        b->tail -= b->ring;
+        b->base += b->ring;
+    }
+    b->capacity = b->head + b->ring / 2;
+}
+
 /* Gives back the pages behind the small part, once they have not been used for long. */
 static void shrink_ring(vfu_buffer *b, size_t used)
 {
@@ -64,21 +74,32 @@ static void shrink_ring(vfu_buffer *b, size_t used)
     }
 }
 
+/* apart, so that the other kind costs no more */
+__attribute__((noinline)) static void ring_consumed(vfu_buffer *b)
+{
+    size_t used = b->tail;
+
+    if (b->head == b->tail) {
+        b->base += b->head;
+        b->head = b->tail = 0;
+        shrink_ring(b, used);
+    }
+    vfu_buffer_wrap(b);
+}
+
 void vfu_buffer_consume(vfu_buffer *b, size_t size)
 {
     size_t used = b->tail;
 
     b->head += size;
-    if (b->head < b->tail) {
-        vfu_buffer_wrap(b);
+    if (b->ring) {
+        ring_consumed(b);
         return;
     }
+    if (b->head < b->tail)
+        return;
     b->base += b->head;
     b->head = b->tail = 0;
-    if (b->ring) {
-        shrink_ring(b, used);
-        return;
-    }
     b->quiet = b->capacity > b->small && used <= b->small ? b->quiet + 1 : 0;
     if (b->quiet > QUIET_USES) {
         free(b->data); /* the next use allocates the small size */

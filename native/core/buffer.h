@@ -13,7 +13,7 @@ typedef struct {
     size_t capacity, head, tail;
     uint64_t base;
     size_t small, quiet; /* how far it shrinks, and for how many uses it could have been smaller */
-    size_t ring, used;   /* bytes of the ring, or 0, and how far it was used since it shrank */
+    size_t ring, used;   /* bytes of the ring (`capacity` is head + half of them), or 0; how far it was used */
 } vfu_buffer;
 
 void vfu_buffer_init(vfu_buffer *buffer, size_t small);
@@ -22,22 +22,10 @@ void vfu_buffer_free(vfu_buffer *buffer);
 bool vfu_buffer_reserve(vfu_buffer *buffer, size_t size);
 /* Bytes [head, head + size) are done with. An empty buffer rewinds, and shrinks when it has long been too large. */
 void vfu_buffer_consume(vfu_buffer *buffer, size_t size);
+/* A ring's head has moved: its second mapping is left as soon as the first shows all that is queued. */
+void vfu_buffer_wrap(vfu_buffer *ring);
 
 static inline size_t vfu_buffer_length(const vfu_buffer *b) { return b->tail - b->head; }
-/* Bytes that fit behind the tail as it is. */
-static inline size_t vfu_buffer_room(const vfu_buffer *b)
-{
-    return b->ring ? b->capacity - vfu_buffer_length(b) : b->capacity - b->tail;
-}
-/* A ring's second mapping is left as soon as the first shows what is queued. */
-static inline void vfu_buffer_wrap(vfu_buffer *b)
-{
-    if (b->head >= b->ring && b->ring) {
-        b->head -= b->ring;
-        b->tail -= b->ring;
-        b->base += b->ring;
-    }
-}
 static inline uint64_t vfu_buffer_position(const vfu_buffer *b) { return b->base + b->head; }
 
 /* Descriptors in the order of the stream offset they belong to. */

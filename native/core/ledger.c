@@ -30,10 +30,10 @@
  *
  * Serving. A commit says at once where rx begins, where tx ends and what is in hand. It is made when a message was taken
  * out of rx (in hand: it; its predecessor's reply is queued), and when there is nothing more to serve (in hand:
- * nothing, or the held command). A message of our own is committed when it is queued. So every message is, in any
- * commit, in exactly one of three places: in rx, in hand, or answered in tx. Bytes beyond the committed tail are never
- * sent (vfu_stream_chunk commits first), and a successor does not see them. It answers what was in hand with EIO: that
- * one request may have been served already, or not, or half. Replies in hand are dropped: they answer the dead.
+ * nothing, or the held command). So every command is, in any commit, in exactly one of three places: in rx, in hand, or
+ * answered in tx. Bytes beyond the committed tail are never sent (vfu_stream_chunk commits first: messages of our own are
+ * committed there, if not before), and a successor does not see them. It answers what was in hand with EIO: that one
+ * request may have been served already, or not, or half. Replies in hand are dropped: they answer the dead.
  *
  * Marks. While a command is held, replies behind it are taken out of their turn, and marked in rx itself. A commit that
  * moves `scan` beyond a reply comes before its mark, which is a change of one byte; a reply that was not marked in time
@@ -400,7 +400,7 @@ static void into_ring(vfu_buffer *b, uint8_t *data, size_t ring, uint64_t base, 
     size_t at = (size_t)((head - base) & (ring - 1));
 
     vfu_buffer_free(b);
-    *b = (vfu_buffer){.data = data, .capacity = ring / 2, .ring = ring, .head = at, .tail = at + (size_t)(tail - head),
+    *b = (vfu_buffer){.data = data, .capacity = at + ring / 2, .ring = ring, .head = at, .tail = at + (size_t)(tail - head),
                       .base = head - at, .small = SMALL_RING, .used = ring};
 }
 

@@ -54,10 +54,8 @@ void vfu_stream_send(vfu_stream *s, const uint8_t *message, size_t length, const
 
     memcpy(&header, message, sizeof(header));
     enqueue(s, &header, message + sizeof(header), length - sizeof(header), fds, count);
-    if (s->ledger) {
+    if (s->ledger)
         s->ledger->last_id = header.id + 1u;
-        vfu_ledger_commit(s);
-    }
 }
 
 size_t vfu_stream_chunk(vfu_stream *s, const uint8_t **bytes, const vfu_carried **fds, size_t *count)

@@ -292,7 +292,7 @@ uint8_t *vfu_stream_space(vfu_stream *s, size_t wanted, size_t *room)
         if (header.size > vfu_buffer_length(&s->rx) && header.size - vfu_buffer_length(&s->rx) > wanted)
             wanted = header.size - vfu_buffer_length(&s->rx);
     }
-    *room = vfu_buffer_reserve(&s->rx, wanted) ? vfu_buffer_room(&s->rx) : 0;
+    *room = vfu_buffer_reserve(&s->rx, wanted) ? s->rx.capacity - s->rx.tail : 0;
     if (s->ledger) {
         vfu_ledger_expect(s);
         if (*room > wanted && *room > s->rx.small) /* the ring need not be touched so far */

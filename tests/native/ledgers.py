@@ -1,4 +1,4 @@
-"""A server whose stream has a ledger, what its client may see when it is killed, and copies of ledgers to try that on."""
+"""A server whose stream may have a ledger, copies of ledgers, and what a client may see when its server is killed."""
 
 import errno
 import fcntl
@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.native.messages import ERROR, REPLY, message, replies
@@ -15,11 +15,19 @@ from vfuserver import _core
 
 MAX = 1 << 20
 HEAD = 65536
-"""Bytes before the rings."""
+"""Bytes before the rings, of which RECORDS are used."""
+RECORDS = 24576
 LATER, DESCRIPTOR, OURS = 50, 51, 52
 """Command numbers of these tests: answered later, answered with a descriptor, a message of the server's own."""
 
-LAYOUT = _core.Layout(4096, [(0, 4, 2, b"TESTMORE", 0xFFFFFFFF, 0, 0, 0, 0, 0)])
+MEMORY = 1 << 16
+LAYOUT = _core.Layout(
+    2 * MEMORY,
+    [
+        (0, 4, 2, b"TESTMORE", 0xFFFFFFFF, 0, 0, 0, 0, 0),
+        (MEMORY, 1, MEMORY, bytes(range(256)) * (MEMORY // 256), 0xFF, 0, 0, 0, 0, _core.MEMORY),
+    ],
+)
 
 Reply = tuple[int, int, int, int, bytes]
 Send = tuple[bytes, int | None]
@@ -39,6 +47,9 @@ class Journal:
         struct.pack_into("<I", self._memory, 4 * (count + 1), entry)
         struct.pack_into("<I", self._memory, 0, count + 1)
 
+    def clear(self) -> None:
+        struct.pack_into("<I", self._memory, 0, 0)
+
     @property
     def count(self) -> int:
         return int(struct.unpack_from("<I", self._memory)[0])
@@ -53,8 +64,9 @@ class Server:
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal = journal or Journal()
         self.laters: list[object] = []
-        self.stream = _core.Stream(self._command, self._reply, max_transfer=MAX, on_later=self.laters.append)
-        self.stream.regions = [(4096, _core.Table(LAYOUT)), (256, self._window)]
+        self.on_later: Callable[[object], None] = self.laters.append
+        self.stream = _core.Stream(self._command, self._reply, max_transfer=MAX, on_later=lambda it: self.on_later(it))
+        self.stream.regions = [(2 * MEMORY, _core.Table(LAYOUT)), (256, self._window)]
         self.stream.negotiated = True
 
     def _window(self, _: int, count: int, data: bytes | None) -> object:
@@ -93,12 +105,12 @@ class Server:
 
     @staticmethod
     def _take(output: Iterable[tuple[bytes, tuple[int, ...]]]) -> bytes:
-        sent = b""
+        chunks = []
         for data, fds in output:
-            sent += data
+            chunks.append(data)
             for fd in fds:
                 os.close(fd)
-        return sent
+        return b"".join(chunks)
 
 
 def write_to_journal(number: int, tag: int, flags: int = 0) -> bytes:
@@ -106,11 +118,11 @@ def write_to_journal(number: int, tag: int, flags: int = 0) -> bytes:
     return message(10, struct.pack("<QIII", 0, 1, 4, number), tag=tag, flags=flags)
 
 
-def copy_of(ledger: int, touched: int = 1 << 16) -> _core.Ledger:
+def copy_of(ledger: int, touched: int = 1 << 14) -> _core.Ledger:
     """A ledger with the same contents, as far as its rings were touched."""
     copy = _core.Ledger(MAX)
     ring = (os.fstat(ledger).st_size - HEAD) // 2
-    for at, length in ((0, HEAD), (HEAD, touched), (HEAD + ring, touched)):
+    for at, length in ((0, RECORDS), (HEAD, touched), (HEAD + ring, touched)):
         os.pwrite(copy.fd, os.pread(ledger, length, at), at)
     return copy
 
@@ -134,11 +146,13 @@ class Client:
         server.stream.close()
         return [reply for reply in got if reply[2] & 0xF == REPLY], server.journal.entries()
 
-    def take(self, sock: socket.socket) -> None:
-        """Reads what there is."""
+    def take(self, sock: socket.socket, most: int = 1 << 20) -> None:
+        """Reads what there is, about so many bytes."""
         try:
-            while data := sock.recv(1 << 20, socket.MSG_DONTWAIT):
+            while most > 0:
+                data = sock.recv(16384, socket.MSG_DONTWAIT)
                 self.received += data
+                most -= len(data)
         except BlockingIOError:
             pass
 

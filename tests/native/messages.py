@@ -25,10 +25,10 @@ def write_multi(*writes: tuple[int, int, bytes], tag: int = 1, flags: int = 0) -
 
 def replies(stream: bytes) -> list[tuple[int, int, int, int, bytes]]:
     """(message id, command, flags, error, payload) of every message in `stream`, which must end with a whole one."""
-    found = []
-    while stream:
-        tag, command, size, flags, error = struct.unpack_from("<HHIII", stream)
-        assert 16 <= size <= len(stream)
-        found.append((tag, command, flags, error, stream[16:size]))
-        stream = stream[size:]
+    found, at = [], 0
+    while at < len(stream):
+        tag, command, size, flags, error = struct.unpack_from("<HHIII", stream, at)
+        assert 16 <= size <= len(stream) - at
+        found.append((tag, command, flags, error, stream[at + 16 : at + size]))
+        at += size
     return found

@@ -15,8 +15,8 @@ from vfuserver import _core
 class Wire:
     """A pump on one end of a socket pair, the test on the other."""
 
-    def __init__(self) -> None:
-        self.peer = Peer()
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
         self.pump = _core.Pump(self.peer.stream, self.near.fileno())
@@ -34,8 +34,8 @@ class Wire:
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    wire = Wire()
+def wire(peer: Peer) -> Iterator[Wire]:
+    wire = Wire(peer)
     yield wire
     wire.close()
 

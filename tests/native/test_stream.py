@@ -209,8 +209,8 @@ class TestSendQueue:
         sizes.append(sum(len(chunk) for chunk, _ in chunks))
         assert [answer[0] for answer in replies(b"".join(chunk for chunk, _ in chunks))] == list(range(200))
 
-    def test_message_with_descriptors_travels_alone(self, peer: Peer) -> None:
-        fd = os.eventfd(0)
+    def test_message_with_descriptors_travels_alone(self) -> None:
+        peer, fd = Peer(), os.eventfd(0)
         peer.stream.send(message(50, b"one"))
         peer.stream.send(message(50, b"two"), [fd])
         peer.stream.send(message(50, b"three"))
