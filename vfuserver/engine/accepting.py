@@ -24,11 +24,19 @@ class Accepting:
         self._retry: asyncio.TimerHandle | None = None
         loop.add_reader(sock.fileno(), self._accept)
 
-    def close(self) -> None:
-        """Nobody is accepted any more. Before the socket is closed."""
+    def pause(self) -> None:
+        """Nobody is accepted until resume(): who connects waits."""
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._socket.fileno())
+
+    def resume(self) -> None:
+        """Goes on after pause()."""
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Nobody is accepted any more. Before the socket is closed."""
+        self.pause()
 
     def _accept(self) -> None:
         try:

@@ -33,7 +33,7 @@ class Lane:
         self._loop = loop
         self._after, self._failed = after, failed
         self._pump = Pump(stream, sock.fileno())
-        self._reading = self._writing = self._soon = self._stopped = False
+        self._reading = self._writing = self._soon = self._stopped = self._paused = False
 
     def receive(self) -> None:
         """One recvmsg, and the replies."""
@@ -69,6 +69,18 @@ class Lane:
                 self._loop.remove_writer(fd)
         self._reading, self._writing = reading, writing
 
+    def pause(self) -> None:
+        """Nothing is received or sent until resume()."""
+        self._paused = True
+        self.watch(0)
+
+    def resume(self) -> None:
+        """Goes on after pause(), with what waits in the stream."""
+        self._paused = False
+        if not self._stopped:
+            self.stream.serve()
+            self._loop.call_soon(self._wake)
+
     def stop(self) -> None:
         """Nothing is received, sent or told any more; the socket stays open. Idempotent."""
         if not self._stopped:
@@ -80,13 +92,19 @@ class Lane:
         self.stop()
         self.socket.close()
 
+    def _wake(self) -> None:
+        """A turn of the pump for what waits there, which says what to wait for."""
+        if not self._paused and not self._stopped:
+            self.watch(Pump.READ)
+            self.send()
+
     def _send_now(self) -> None:
         self._soon = False
         self.send()
 
     def _step(self, move: Callable[[], int]) -> None:
         """One turn of the pump. Our own bug in it costs this connection, and no other."""
-        if self._stopped:
+        if self._stopped or self._paused:
             return
         try:
             flags = move()

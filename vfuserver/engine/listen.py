@@ -28,6 +28,11 @@ class Listener:
         self.path = path
         self._file = _identity(path) if path else None
 
+    def leave(self) -> None:
+        """Another process listens there: only our descriptor is closed."""
+        self.socket.close()
+        self._file = None
+
     def close(self) -> None:
         """Stops listening and removes the socket's file."""
         self.socket.close()

@@ -5,18 +5,23 @@ as long as both of its sockets, and what the client had sent before one ended is
 """
 
 import asyncio
+import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, Final
 
-from vfuserver._core import Pump, Stream
+from vfuserver._core import Ledger, LedgerReport, Pump, Stream
 from vfuserver.engine.lane import Lane
-from vfuserver.session import Session, SessionOptions
+from vfuserver.plain import Descriptor
+from vfuserver.session import Keeper, Session, SessionOptions
 from vfuserver.vfio import Backend
 
 _GONE = select.POLLHUP | select.POLLERR
+NOBODY: Final = -1
+"""The client's end of a twin socket that it has got long ago."""
 
 
 class _Watch:
@@ -46,13 +51,24 @@ class UnixConnection:
         options: SessionOptions,
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[["UnixConnection"], None],
+        carried: Mapping[str, Any] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        """`carried`: what another process has told of the connection, whose device has been taken over; it goes on
+        with resume(). CommandError, OSError, PeerError: it cannot be, and `sock` stays the caller's.
+
+        With a `keeper` the connection outlives the process: its bytes lie in ledgers.
+        """
         self._loop = loop
         self._on_closed = on_closed
         self._ended: str | None = None  # why the client sends no more commands
         self._closed = False
         self._twin: Lane | None = None
+        self._twin_socket: socket.socket | None = None  # one that another process had opened
+        self._twin_ledger: Descriptor | None = None
         self._twin_ended = False
+        self.in_hand: tuple[int, int] | None = None
+        """Number and id of the command that a process was killed by, or in; the client gets EIO for it."""
         self.session = Session(
             backend,
             options,
@@ -61,20 +77,93 @@ class UnixConnection:
             watch=partial(_Watch, loop),
             open_lane=self._open_twin,
             peer_pid=_peer_pid(sock),
+            keeper=keeper,
         )
+        self._ledgers: dict[Stream, Ledger] | None = None if keeper is None else {}
+        if carried is None:
+            self._use_ledger(self.session.stream, None)
         self._main = Lane(loop, sock, self.session.stream, self._after_main, self._failed)
-        self._main.watch(Pump.READ)
+        if carried is None:
+            self._main.watch(Pump.READ)
+        else:
+            self._adopt(carried)
+
+    # -- from process to process
+
+    def pause(self) -> None:
+        """Nothing is received or sent until resume()."""
+        for lane in self._lanes:
+            lane.pause()
+
+    def resume(self) -> None:
+        """Goes on after pause(), or after it was taken over."""
+        for lane in self._lanes:
+            lane.resume()
+
+    def carry(self, *, streams: bool = True) -> dict[str, Any]:
+        """Everything of the paused connection, for another process (plain data, descriptors lent).
+
+        Without its `streams`, which lie in ledgers then, also of one that is not paused.
+        """
+        lanes: list[Lane | None] = [self._main, self._twin]
+        return {
+            "sockets": [None if lane is None else Descriptor(lane.socket.fileno()) for lane in lanes],
+            "ledgers": [None if streams else self._ledger_of(lane) for lane in lanes],
+            "session": self.session.carry(streams=streams),
+        }
+
+    def _ledger_of(self, lane: Lane | None) -> Descriptor | None:
+        ledger = None if lane is None or self._ledgers is None else self._ledgers.get(lane.stream)
+        return None if ledger is None else Descriptor(ledger.fd)
+
+    def _use_ledger(self, stream: Stream, carried: Descriptor | None) -> LedgerReport | None:
+        """Has a stream's bytes lie where they outlive the process: in a new ledger, or in one of a process that was
+        killed; then what became of the message in hand."""
+        if self._ledgers is None:
+            return None
+        ledger = Ledger(self.session.options.max_data_xfer_size, -1 if carried is None else carried.fd)
+        self._ledgers[stream] = ledger
+        return stream.use(ledger)
+
+    def leave(self) -> None:
+        """Another process goes on with it: gives back what is ours, and tells nobody. After the device is closed."""
+        self._closed = True
+        for lane in self._lanes:
+            lane.stop()
+        self.session.leave()
+        for lane in self._lanes:
+            lane.close()
+
+    def _adopt(self, carried: Mapping[str, Any]) -> None:
+        _, twin = carried["sockets"]
+        main_ledger, self._twin_ledger = carried["ledgers"]
+        self._twin_socket = None if twin is None else socket.socket(fileno=os.dup(twin.fd))
+        try:
+            report = self._use_ledger(self.session.stream, main_ledger)
+            if report is not None and report.failed is not None:
+                self.in_hand = report.failed[:2]
+            self.session.adopt(carried["session"])
+        except BaseException:
+            self._closed = True
+            self.session.leave()
+            if self._twin_socket is not None:
+                self._twin_socket.close()
+            raise
+        self.pause()
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [lane for lane in (self._main, self._twin) if lane is not None]
 
     def close(self, reason: str) -> None:
         """Ends the session (the device is detached, its client's memory unmapped) and closes the sockets."""
         if self._closed:
             return
         self._closed = True
-        lanes = [lane for lane in (self._main, self._twin) if lane is not None]
-        for lane in lanes:
+        for lane in self._lanes:
             lane.stop()
         self.session.close(reason)
-        for lane in lanes:
+        for lane in self._lanes:
             lane.close()
         self._on_closed(self)
 
@@ -127,6 +216,10 @@ class UnixConnection:
     # -- the twin socket
 
     def _open_twin(self, stream: Stream) -> tuple[int, Callable[[], None]]:
+        self._use_ledger(stream, self._twin_ledger)
+        if self._twin_socket is not None:
+            self._twin = Lane(self._loop, self._twin_socket, stream, self._after_twin, self._failed)
+            return NOBODY, self._twin.send_soon
         ours, theirs = socket.socketpair()
         self._twin = Lane(self._loop, ours, stream, self._after_twin, self._failed)
         self._twin.watch(Pump.READ)

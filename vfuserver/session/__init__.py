@@ -4,7 +4,7 @@ from vfuserver.session.command import COMMANDS, Command, Direction
 from vfuserver.session.feature import FEATURES, Feature, Operation
 from vfuserver.session.negotiation import Capabilities
 from vfuserver.session.options import SessionOptions
-from vfuserver.session.ports import Cancellable, Schedule, Watch
+from vfuserver.session.ports import Cancellable, Keeper, Schedule, Watch
 from vfuserver.session.render import render
 from vfuserver.session.session import Session
 from vfuserver.session.state import Event, State
@@ -18,6 +18,7 @@ __all__ = [
     "Direction",
     "Event",
     "Feature",
+    "Keeper",
     "Operation",
     "Schedule",
     "Session",

@@ -28,6 +28,14 @@ class Direction(Enum):
     TO_CLIENT = "server -> client"
 
 
+class Survival(Enum):
+    """What a command changes that outlives the process (`ports.Keeper`)."""
+
+    NOTHING = "nothing, or the device's registers alone: they go back to what was kept last"
+    AGAIN = "the connection: whoever goes on does the command once more"
+    KEPT_ANEW = "what cannot be done twice: all is kept anew before it is answered"
+
+
 class Request:
     """A command as it came: `payload` and the descriptors that came with it (closed unless taken)."""
 
@@ -83,6 +91,11 @@ class Command:
     def handle(cls, connection: Connection, request: Request) -> Answer:
         """Does it and returns the reply. CommandError: an error reply. PeerError: the connection closes."""
         raise CommandError(errno.ENOTSUP, f"{cls.name} is not served")
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """What another process must know to go on after it, when this one is killed."""
+        return Survival.NOTHING
 
     @classmethod
     def offered(cls, connection: Connection) -> bool:

@@ -4,13 +4,15 @@ It must not know commands, messages' layouts, or event loops.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
 from vfuserver._core import Ioas, Stream
 from vfuserver.errors import CommandError
 from vfuserver.iommu import CONTEXT, Access, Kind
+from vfuserver.plain import Descriptor
+from vfuserver.session.carried_stream import adopted_stream, carry_stream
 from vfuserver.session.dma_layout import LayoutChoice
 from vfuserver.session.file_trust import FileTrust
 from vfuserver.session.io_events import IoEventPort
@@ -47,9 +49,11 @@ class Connection:
         schedule: Schedule,
         open_lane: OpenLane | None = None,
         peer_pid: int | None = None,
+        *,
+        maps_in_core: bool = True,
     ) -> None:
         """`schedule` is the clock of bounded waits, `open_lane` makes a second socket possible, `peer_pid` is the
-        client's process, if it is known."""
+        client's process, if it is known. With `maps_in_core` plain DMA_MAP and DMA_UNMAP are not told to anybody."""
         self.backend = backend
         self.peer_pid = peer_pid
         self.options = options
@@ -70,8 +74,9 @@ class Connection:
         """The stream of our own commands, if VERSION agreed on one."""
         self.machine = _machine(backend, options, log)
         """Moves a device that migrates; None: it does not, or must not."""
-        self._own_regions = _own_regions(options, self.machine)
+        self._region_v1 = _region_v1(options, self.machine)
         self._open_lane = open_lane
+        self._maps_in_core = maps_in_core
         self._layout = layout
         self.files = FileTrust(self.ioas, options.quirks[PRIVATE_MEMORY], peer_pid, log)
         self._access = Access(self.ioas, outgoing, log.label, self.files)
@@ -84,7 +89,8 @@ class Connection:
     @property
     def regions(self) -> Sequence[Region]:
         """By VFIO region index: the device's and, behind them, that of migration's version 1."""
-        return (*self.backend.regions, *self._own_regions)
+        own = () if self._region_v1 is None else (self._region_v1.region(),)
+        return (*self.backend.regions, *own)
 
     @property
     def migrates(self) -> bool:
@@ -138,7 +144,11 @@ class Connection:
         self.stream.max_transfer = ours if "max_data_xfer_size" in told else max(ours, default)
         if self.twin is not None:
             self.twin.stream.max_transfer = self.stream.max_transfer
-        self.stream.serve_dma(self.ioas, self.options.dma_page)
+        self._serve()
+
+    def _serve(self) -> None:
+        if self._maps_in_core:
+            self.stream.serve_dma(self.ioas, self.options.dma_page)
         self.stream.negotiated = True
 
     def unmap(self, iova: int, size: int, reply: bytes) -> bytes | Later:
@@ -158,6 +168,14 @@ class Connection:
     def _forget(self, iova: int, size: int, reply: bytes) -> bytes | Later:
         self.outgoing.forget(iova, size)
         return self._recall.answer("DMA_UNMAP", iova, iova + size - 1, reply)
+
+    def doubt_log(self) -> None:
+        """What the device has written was noted by a process that was killed: everything counts as written."""
+        noted = self.ioas.carry_log()
+        if noted is not None:
+            spans, _, unreported = noted
+            self.ioas.log_stop()
+            self.ioas.adopt_log(spans, [(0, (1 << 64) - 1)], unreported)
 
     def stop_logging(self) -> bool:
         """What the device writes is not noted any more; False if it was not (S3.18)."""
@@ -179,6 +197,67 @@ class Connection:
             "dma_messages": {"layout": self._layout.name, **self.outgoing.dump()},
             "interrupts": self.irqs.dump(),
         }
+
+    # -- from process to process
+
+    def carry(self, streams: bool) -> dict[str, Any]:
+        """Everything of the connection, for another process that goes on with it: plain data, descriptors lent."""
+        twin = None if self.twin is None else (carry_stream(self.twin.stream) if streams else [])
+        return {
+            "theirs": asdict(self.theirs),
+            "negotiated": self.stream.negotiated,
+            "max_transfer": self.stream.max_transfer,
+            "memory": self._carry_memory(),
+            "irqs": self.irqs.carry(),
+            "rung_by_eventfd": [
+                [index, number]
+                for index, region in enumerate(self.backend.regions)
+                for number, event in enumerate(region.io_events)
+                if self.io_events.given(event)
+            ],
+            "outgoing": self.outgoing.carry(),
+            "layout": self._layout.carry(),
+            "machine": None if self.machine is None else self.machine.carry(),
+            "region_v1": None if self._region_v1 is None else self._region_v1.carry(),
+            "stream": carry_stream(self.stream) if streams else None,
+            "twin": twin,
+        }
+
+    def adopt(self, carried: Mapping[str, Any]) -> None:
+        """Becomes the connection that carry() told of, of the same device. CommandError, OSError: it cannot; then it
+        is of no use, and close() gives back what it has."""
+        self.theirs = Capabilities(**carried["theirs"])
+        self._adopt_memory(carried["memory"])
+        self.irqs.adopt(carried["irqs"])
+        for index, number in carried["rung_by_eventfd"]:
+            self.io_events.give(self.backend.regions[index].io_events[number])
+        if carried["twin"] is not None and self._open_lane is not None:
+            self.twin = Twin(self._open_lane, self.outgoing, self.log)
+            self.twin.stream.max_transfer = carried["max_transfer"]
+            if carried["twin"]:
+                self.twin.stream.adopt(*adopted_stream(carried["twin"]))
+        self._layout.adopt(carried["layout"])
+        self.outgoing.adopt(carried["outgoing"])
+        if self.machine is not None and carried["machine"] is not None:
+            self.machine.adopt(carried["machine"])
+        if self._region_v1 is not None and carried["region_v1"] is not None:
+            self._region_v1.adopt(carried["region_v1"])
+        self.stream.max_transfer = carried["max_transfer"]
+        if carried["negotiated"]:
+            self._serve()
+        if carried["stream"] is not None:
+            self.stream.adopt(*adopted_stream(carried["stream"]))
+
+    def _carry_memory(self) -> dict[str, Any]:
+        areas, files = self.ioas.carry()
+        lent = [[source, Descriptor(fd), *rest] for source, fd, *rest in files]
+        return {"areas": areas, "files": lent, "new": self.ioas.new_files, "log": self.ioas.carry_log()}
+
+    def _adopt_memory(self, carried: Mapping[str, Any]) -> None:
+        self.ioas.new_files = carried["new"]
+        self.ioas.adopt(carried["areas"], [(source, fd.fd, *rest) for source, fd, *rest in carried["files"]])
+        if carried["log"] is not None:
+            self.ioas.adopt_log(*carried["log"])
 
     def abandon_migration(self) -> None:
         """The client has gone: what it was saving or loading is discarded (S3.23)."""
@@ -203,10 +282,10 @@ class Connection:
             self.twin.stream.close()
 
 
-def _own_regions(options: SessionOptions, machine: Machine | None) -> Sequence[Region]:
+def _region_v1(options: SessionOptions, machine: Machine | None) -> MigrationRegion | None:
     if machine is None or not options.migration_v1:
-        return ()
-    return (MigrationRegion(machine, options.max_data_xfer_size).region(),)
+        return None
+    return MigrationRegion(machine, options.max_data_xfer_size)
 
 
 def _machine(backend: Backend, options: SessionOptions, log: ConnectionLog) -> Machine | None:

@@ -12,7 +12,7 @@ connections or transfers.
 import errno
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from vfuserver.wire import U32, U64, Layout
 
@@ -65,6 +65,16 @@ class LayoutChoice:
         if self.current is None:
             return "not known"
         return OLD_NAME if self.current is OLD else SPEC_NAME
+
+    def carry(self) -> list[Any]:
+        """What is known, for another process."""
+        known = {None: "", OLD: "old", self._found: "found", self._specified: "specified"}
+        return [known[self.current], self._auto]
+
+    def adopt(self, carried: list[Any]) -> None:
+        """Knows what carry() told."""
+        name, self._auto = carried
+        self.current = {"": None, "old": OLD, "found": self._found, "specified": self._specified}[name]
 
     def probe(self, address: int) -> bytes:
         """The payload of the DMA_WRITE that finds it out."""

@@ -14,7 +14,7 @@ from enum import IntFlag
 from typing import ClassVar, Final
 
 from vfuserver.errors import CommandError, DeclarationError
-from vfuserver.session.command import need_argsz
+from vfuserver.session.command import Survival, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.registry import Registry
 from vfuserver.vfio import Later
@@ -47,6 +47,9 @@ class Feature:
     """Data of a SET's request."""
     reply: ClassVar[Layout] = EMPTY
     """Data of a GET's reply. Where its size depends on the request, `reply_size` knows it."""
+
+    survival: ClassVar[Survival] = Survival.NOTHING
+    """Of a SET, as `Command.survival`."""
 
     def __init_subclass__(cls, *, number: int, name: str, operations: Operation) -> None:
         super().__init_subclass__()

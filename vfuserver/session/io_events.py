@@ -14,19 +14,23 @@ class IoEventPort:
     def __init__(self, watch: Watch | None, log: ConnectionLog) -> None:
         self.watch = watch
         self._log = log
-        self._watching: dict[int, Cancellable] = {}
+        self._watching: dict[int, tuple[IoEvent, Cancellable]] = {}
 
     def give(self, event: IoEvent) -> tuple[int, ...]:
         """The event's descriptors, which stay the backend's; from now on its signals are heard."""
         fds = event.open()
         if self.watch is not None and fds[0] not in self._watching:
-            self._watching[fds[0]] = self.watch(fds[0], lambda: self._rung(event))
+            self._watching[fds[0]] = event, self.watch(fds[0], lambda: self._rung(event))
         return fds
+
+    def given(self, event: IoEvent) -> bool:
+        """Whether the client has got the event's descriptors."""
+        return any(event is one for one, _ in self._watching.values())
 
     def close(self) -> None:
         """Hears nothing more. Before the backend closes the descriptors. Idempotent."""
         while self._watching:
-            _, watching = self._watching.popitem()
+            _, (_, watching) = self._watching.popitem()
             watching.cancel()
 
     def _rung(self, event: IoEvent) -> None:

@@ -15,11 +15,12 @@ It must not know the device: it calls `ready` when vectors were armed or unmaske
 
 import os
 import select
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vfuserver._core import signal
 from vfuserver.errors import LocalError
+from vfuserver.plain import Descriptor
 from vfuserver.session.ports import Cancellable, Watch
 from vfuserver.vfio import Irq, IrqFlags, IrqSetFlags, PciIrq
 
@@ -41,6 +42,10 @@ class _Vector:
     def __init__(self) -> None:
         self.trigger_fd = self.mask_fd = self.unmask_fd = -1
         self.masked = False
+
+    def carry(self) -> list[Any]:
+        fds = [getattr(self, slot) for slot in _SLOT.values()]
+        return [self.masked, *(None if fd < 0 else Descriptor(fd) for fd in fds)]
 
 
 class InterruptPort:
@@ -124,6 +129,26 @@ class InterruptPort:
             entry = self._vectors[index].get(vector)
             if entry and entry.trigger_fd >= 0:
                 signal(entry.trigger_fd)
+
+    def carry(self) -> list[dict[str, Any]]:
+        """By index, what another process goes on with."""
+        return [
+            {"armed": armed, "vectors": [[number, *entry.carry()] for number, entry in vectors.items()]}
+            for armed, vectors in zip(self._armed, self._vectors, strict=True)
+        ]
+
+    def adopt(self, carried: Sequence[Mapping[str, Any]]) -> None:
+        """Goes on with what carry() told, which must be of a device with as many indices. The device is told nothing.
+
+        A signal on `unmask` that was seen already is seen once more: a vector unmasked too early is the lesser evil.
+        """
+        for index, saved in enumerate(carried):
+            for number, masked, *fds in saved["vectors"]:
+                for action, fd in zip(_SLOT, fds, strict=True):
+                    if fd is not None:
+                        self._replace(index, number, action, os.dup(fd.fd))
+                self._vectors[index].setdefault(number, _Vector()).masked = masked
+            self._armed[index] = saved["armed"]
 
     def close(self) -> None:
         """Closes every eventfd. Idempotent."""

@@ -30,6 +30,12 @@ class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
         self._written = 0
         self._withheld = 0
 
+    def adopt(self, label: str) -> None:
+        """The connection goes on from another process: it keeps its name, and no other one gets it."""
+        global _NUMBERS
+        self.label = label
+        _NUMBERS = count(max(int(label.rpartition("#")[2]) + 1, next(_NUMBERS)))
+
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Puts the connection's name before the text."""
         return f"{self.label}: {msg}", kwargs

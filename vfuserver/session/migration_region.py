@@ -14,8 +14,8 @@ It must not know messages.
 """
 
 import errno
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from vfuserver.errors import CommandError
 from vfuserver.session.migration import Machine
@@ -79,6 +79,15 @@ class MigrationRegion:
             16: Register("data_offset", 8, self._show, None),
             24: Register("data_size", 8, lambda: len(self._current or b""), self._consume),
         }
+
+    def carry(self) -> list[Any]:
+        """The segment that is shown or written, for another process."""
+        return [self._stream, self._segment, bytes(self._incoming)]
+
+    def adopt(self, carried: Sequence[Any]) -> None:
+        """Shows what carry() told."""
+        self._stream, self._segment, incoming = carried
+        self._incoming[:] = incoming
 
     def region(self) -> Region:
         """What the client is told of."""

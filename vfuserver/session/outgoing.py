@@ -23,8 +23,8 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from vfuserver._core import Stream
 from vfuserver.errors import DmaError
@@ -75,6 +75,15 @@ class _Piece:
         self.layout = layout
 
 
+class _Forgotten:
+    """A message of the process before this one: its reply is taken in, and nobody waits for it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
 class Outgoing:
     """The message port of one connection (an `iommu.MessagePort`)."""
 
@@ -96,7 +105,7 @@ class Outgoing:
         self._flush = flush
         self._log = log
         self._transfers: list[_Transfer] = []
-        self._pieces: dict[int, _Piece] = {}
+        self._pieces: dict[int, _Piece | _Forgotten] = {}
         self._under_way = 0
         self._last_id = 0
         self._closed = False
@@ -145,7 +154,7 @@ class Outgoing:
             self._log.provoked(logging.WARNING, text, message_id, number)
             return
         self._under_way -= piece.count
-        if not piece.transfer.done.done():
+        if isinstance(piece, _Piece) and not piece.transfer.done.done():
             self._settle(piece, number, error, payload)
         self._send_pieces()
 
@@ -156,8 +165,21 @@ class Outgoing:
         piece = self._pieces.pop(message_id, None)
         if piece is not None:
             self._under_way -= piece.count
-            piece.transfer.fail(DmaError(errno.EIO, text))
+            if isinstance(piece, _Piece):
+                piece.transfer.fail(DmaError(errno.EIO, text))
             self._send_pieces()
+
+    def carry(self) -> dict[str, Any]:
+        """What another process must know of messages that are under way, and of ids."""
+        pieces = [[number, piece.count] for number, piece in self._pieces.items()]
+        return {"last": self._last_id, "probe": self._probe_id, "pieces": pieces, "most": self.max_transfer}
+
+    def adopt(self, carried: Mapping[str, Any]) -> None:
+        """Goes on after carry(): replies that are still to come are taken in and dropped, for who waited for them
+        begins anew."""
+        self._last_id, self._probe_id, self.max_transfer = carried["last"], carried["probe"], carried["most"]
+        self._pieces = {number: _Forgotten(count) for number, count in carried["pieces"]}
+        self._under_way = sum(piece.count for piece in self._pieces.values())
 
     def dump(self) -> dict[str, int]:
         """What is under way, as numbers."""

@@ -4,7 +4,7 @@ second socket.
 `loop.call_later` of asyncio and uvloop is a `Schedule` as it is; tests pass a manual one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vfuserver._core import Stream
@@ -25,6 +25,17 @@ Schedule = Callable[[float, Callable[[], None]], Cancellable]
 
 Watch = Callable[[int, Callable[[], None]], Cancellable]
 """watch(fd, callback): calls back, in the session's thread, whenever `fd` is readable."""
+
+
+class Keeper(Protocol):
+    """Keeps in another process what somebody must know to go on with a connection when this process is killed."""
+
+    def note(self, number: int, message_id: int, payload: bytes, fds: Sequence[int]) -> None:
+        """A command that changes the connection, before it is done; descriptors stay the caller's."""
+
+    def keep(self) -> None:
+        """Everything as it is now, before what led to it is answered."""
+
 
 OpenLane = Callable[[Stream], tuple[int, Callable[[], None]]]
 """open(stream) -> (peer, flush): a socket pair, with `stream` served on one end until the session is closed.

@@ -13,13 +13,14 @@ of any feed. It must not know sockets or event loops.
 
 import errno
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from vfuserver._core import Stream
 from vfuserver.errors import CommandError, LocalError, PeerError
-from vfuserver.session.command import COMMANDS, Answer, Command, Direction, Request
+from vfuserver.session.command import COMMANDS, Answer, Command, Direction, Request, Survival
 from vfuserver.session.commands.device_feature import DeviceFeature
 from vfuserver.session.commands.dma_read import DmaRead
 from vfuserver.session.commands.dma_unmap import DmaUnmap
@@ -34,7 +35,7 @@ from vfuserver.session.irqs import InterruptPort
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.options import SessionOptions
 from vfuserver.session.outgoing import Outgoing
-from vfuserver.session.ports import OpenLane, Output, Schedule, Watch
+from vfuserver.session.ports import Keeper, OpenLane, Output, Schedule, Watch
 from vfuserver.session.quirks import MESSAGE_DMA, REGION_ERRORS
 from vfuserver.session.state import Event, State, next_state
 from vfuserver.vfio import Backend, Later
@@ -62,11 +63,12 @@ class Session:
         watch: Watch | None = None,
         open_lane: OpenLane | None = None,
         peer_pid: int | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """`schedule` is the clock of deadlines, `watch` (optional) sees signals on eventfds.
 
         `open_lane` (optional) opens the socket of a second stream, for clients that speak twin socket; `peer_pid` is
-        the client's process, if it is known.
+        the client's process, if it is known; `keeper` is for connections that outlive the process.
 
         `on_output()` is called when something was queued outside a feed; it may be called from a device's code.
         """
@@ -81,6 +83,8 @@ class Session:
         self.stream.masked_errors = self.options.quirks[REGION_ERRORS] == "all-ones"
         self._on_output = on_output
         self._inside = False  # in a callback of the stream: whoever feeds it sends afterwards
+        self._keeper = keeper
+        self._keep_when_answered = False
         self._held_command: str | None = None
         self._attached = False
         self._holding = Holding(self._complete, schedule, self.options.deadline, self.log)
@@ -89,7 +93,18 @@ class Session:
         layout = LayoutChoice(DmaRead.request, self.options.quirks[MESSAGE_DMA])
         outgoing = Outgoing(self.stream, DmaRead.number, DmaWrite.number, layout, self._output, self.log)
         self.connection = Connection(
-            backend, self.options, self.stream, irqs, events, outgoing, layout, self.log, schedule, open_lane, peer_pid
+            backend,
+            self.options,
+            self.stream,
+            irqs,
+            events,
+            outgoing,
+            layout,
+            self.log,
+            schedule,
+            open_lane,
+            peer_pid,
+            maps_in_core=keeper is None,
         )
         self.stream.regions = [(one.size, one.table or one.access) for one in self.connection.regions]
 
@@ -117,6 +132,54 @@ class Session:
         """Takes bytes and descriptors (owned from now on); returns what to send, in order."""
         return self.stream.feed(data, fds)
 
+    # -- from process to process
+
+    @property
+    def held(self) -> str | None:
+        """What waits for its answer: such a connection cannot be carried."""
+        return self._holding.what
+
+    def carry(self, *, streams: bool = True) -> dict[str, Any]:
+        """Everything of the connection, for another process that goes on with it (plain data, descriptors lent).
+
+        Without its `streams` also while a command is being served. LocalError: one is held, or the connection has
+        ended.
+        """
+        if self.state not in (State.FRESH, State.READY) or self.broken:
+            raise LocalError(f"{self.label}: a connection in state {self.state.value!r} cannot be carried")
+        return {"label": self.label, "state": self.state.value, "connection": self.connection.carry(streams)}
+
+    def adopt(self, carried: Mapping[str, Any]) -> None:
+        """Becomes the connection that carry() told of: before anything is fed, and with a device that has taken over
+        and is still paused. What was received already is served by the first feed, or by `Stream.serve`.
+
+        CommandError, OSError, PeerError: it cannot, and must be closed.
+        """
+        self.log.adopt(carried["label"])
+        self.connection.adopt(carried["connection"])
+        self.state = State(carried["state"])
+        if self.state is State.READY:
+            self._attach()
+
+    def again(self, number: int, payload: bytes, fds: Sequence[int]) -> None:
+        """Does a command once more that another process had noted; the client has its answer already, or gets an error.
+        The descriptors stay the caller's."""
+        with Descriptors([os.dup(fd) for fd in fds]) as owned:
+            command = self._find(number)
+            try:
+                self._handle(command, Request(command.request, payload, owned))
+            except CommandError as error:
+                self.log.debug("%s is refused again: %s", command.name, error)
+
+    def leave(self) -> None:
+        """Another process goes on with it: gives back what is ours, and tells neither the client nor the log.
+
+        The device must be closed already, so that nothing of it acts any more.
+        """
+        self.state, self._attached = State.CLOSED, False
+        self._holding.cancel()
+        self.connection.close()
+
     def close(self, reason: str) -> None:
         """Ends the connection: the device is detached, all that came from the client is given back. Idempotent."""
         if self.state is State.CLOSED:
@@ -141,7 +204,10 @@ class Session:
             try:
                 command = self._find(number)
                 name = command.name
-                return self._handle(command, Request(command.request, payload, owned))
+                request = Request(command.request, payload, owned)
+                if self._keeper is None:
+                    return self._handle(command, request)
+                return self._handle_and_keep(self._keeper, command, message_id, request)
             except CommandError as error:
                 if (number, error.errno) in EXPECTED:
                     self.log.debug("%s refused: %s", name, error)
@@ -175,6 +241,18 @@ class Session:
             self._attach()
         self.state = after
         self._held_command = command.name if isinstance(answer, Later) else None
+        return answer
+
+    def _handle_and_keep(self, keeper: Keeper, command: type[Command], message_id: int, request: Request) -> Answer:
+        complete = len(request.payload) >= command.request.size
+        survival = command.survival(request.payload) if complete else Survival.NOTHING
+        if survival is Survival.AGAIN:
+            keeper.note(command.number, message_id, request.payload, tuple(request.fds))
+        answer = self._handle(command, request)
+        if survival is Survival.KEPT_ANEW and isinstance(answer, Later):
+            self._keep_when_answered = True
+        elif survival is Survival.KEPT_ANEW:
+            keeper.keep()
         return answer
 
     def _reply(self, number: int, message_id: int, error: int, payload: bytes, fds: list[int]) -> None:
@@ -226,6 +304,9 @@ class Session:
         elif command and result is None:
             result = b""
         self._enter(Event.ANSWER, what)
+        if self._keep_when_answered and self._keeper is not None:
+            self._keep_when_answered = False
+            self._keeper.keep()
         self.stream.complete(result)
         self.connection.outgoing.resume()
         self._output()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vfuserver.errors import CommandError
-from vfuserver.session.command import Command, Request, need_argsz
+from vfuserver.session.command import Command, Request, Survival, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.vfio import IoEvent, IoFdType
 from vfuserver.wire import U32, U64, Layout, Rest
@@ -50,6 +50,11 @@ class DeviceGetRegionIoFds(Command, number=6, name="DEVICE_GET_REGION_IO_FDS"):
 
     request = Layout("argsz" / U32, "flags" / U32, "index" / U32, "count" / U32)
     reply = Layout("argsz" / U32, "flags" / U32, "index" / U32, "count" / U32, "sub_regions" / Rest)
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """The client has the descriptors from now on."""
+        return Survival.KEPT_ANEW
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> bytes | tuple[bytes, list[int]]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from vfuserver._core import is_eventfd
 from vfuserver.errors import CommandError
-from vfuserver.session.command import Command, Request, need_argsz
+from vfuserver.session.command import Command, Request, Survival, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.irqs import InterruptPort
@@ -47,6 +47,11 @@ class DeviceSetIrqs(Command, number=8, name="DEVICE_SET_IRQS"):
         "count" / U32,
         "data" / Rest,
     )
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """It is done again."""
+        return Survival.AGAIN
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> bytes:

@@ -6,7 +6,7 @@ from enum import IntFlag
 from typing import Final
 
 from vfuserver.errors import CommandError
-from vfuserver.session.command import Command, Request, need_argsz
+from vfuserver.session.command import Command, Request, Survival, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.features.dma_logging_report import DmaLoggingReport
 from vfuserver.session.features.dma_logging_start import DmaLoggingStart
@@ -37,6 +37,12 @@ class DirtyPages(Command, number=14, name="DIRTY_PAGES"):
 
     request = Layout("argsz" / U32, "flags" / Bits(DirtyPagesFlags), "range" / Rest)
     reply = Layout("argsz" / U32, "flags" / Bits(DirtyPagesFlags), "range" / Rest)
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """A report takes what is dirty; the rest is done again."""
+        reports = cls.request.unpack(payload)[1:] == (DirtyPagesFlags.GET_BITMAP,)
+        return Survival.NOTHING if reports else Survival.AGAIN
 
     @classmethod
     def offered(cls, connection: Connection) -> bool:

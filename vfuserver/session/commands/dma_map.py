@@ -5,7 +5,7 @@ from enum import IntFlag
 
 from vfuserver.errors import CommandError
 from vfuserver.iommu import AreaAccess
-from vfuserver.session.command import Command, Request, need_argsz
+from vfuserver.session.command import Command, Request, Survival, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.options import PAGE
 from vfuserver.wire import U32, U64, Bits, Layout
@@ -43,6 +43,11 @@ class DmaMap(Command, number=2, name="DMA_MAP"):
 
     max_fds = 1
     request = Layout("argsz" / U32, "flags" / Bits(DmaMapFlags), "offset" / U64, "address" / U64, "size" / U64)
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """It is done again."""
+        return Survival.AGAIN
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> bytes:

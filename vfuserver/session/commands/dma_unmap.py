@@ -4,7 +4,7 @@ import errno
 from enum import IntFlag
 
 from vfuserver.errors import CommandError
-from vfuserver.session.command import Answer, Command, Request, need_argsz
+from vfuserver.session.command import Answer, Command, Request, Survival, need_argsz
 from vfuserver.session.commands.dma_map import check_range
 from vfuserver.session.connection import Connection
 from vfuserver.wire import U32, U64, Bits, Layout
@@ -28,6 +28,11 @@ class DmaUnmap(Command, number=3, name="DMA_UNMAP"):
 
     request = Layout("argsz" / U32, "flags" / Bits(DmaUnmapFlags), "address" / U64, "size" / U64)
     reply = Layout("argsz" / U32, "flags" / Bits(DmaUnmapFlags), "address" / U64, "size" / U64)
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """It is done again."""
+        return Survival.AGAIN
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> Answer:

@@ -1,7 +1,7 @@
 """VERSION: what both ends speak. The rules of the JSON are in `vfuserver.session.negotiation`."""
 
 from vfuserver.errors import PeerError
-from vfuserver.session.command import Answer, Command, Request
+from vfuserver.session.command import Answer, Command, Request, Survival
 from vfuserver.session.connection import Connection
 from vfuserver.session.negotiation import Capabilities, answer, parse_version_data, version_data
 from vfuserver.session.peer import looks_like_qemu
@@ -20,6 +20,11 @@ class Version(Command, number=1, name="VERSION"):
 
     request = Layout("major" / U16, "minor" / U16, "data" / Rest)
     reply = Layout("major" / U16, "minor" / U16, "data" / Rest)
+
+    @classmethod
+    def survival(cls, payload: bytes) -> Survival:
+        """A twin socket is opened once."""
+        return Survival.KEPT_ANEW
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> Answer:

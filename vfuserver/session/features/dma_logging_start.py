@@ -5,6 +5,7 @@ import struct
 from typing import Final
 
 from vfuserver.errors import CommandError
+from vfuserver.session.command import Survival
 from vfuserver.session.connection import Connection
 from vfuserver.session.feature import Feature, Operation
 from vfuserver.session.options import PAGE
@@ -26,6 +27,7 @@ class DmaLoggingStart(Feature, number=6, name="DMA_LOGGING_START", operations=Op
     asked for, but at least 4096; reports may ask for any other one.
     """
 
+    survival = Survival.AGAIN
     set_request = Layout("page_size" / U64, "num_ranges" / U32, "reserved" / U32, "ranges" / Rest)
 
     @classmethod

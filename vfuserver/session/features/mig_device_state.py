@@ -1,5 +1,6 @@
 """MIG_DEVICE_STATE: where a device stands, and where it shall go."""
 
+from vfuserver.session.command import Survival
 from vfuserver.session.connection import Connection
 from vfuserver.session.feature import Feature, Operation
 from vfuserver.vfio import Later
@@ -16,6 +17,7 @@ class MigDeviceState(Feature, number=2, name="MIG_DEVICE_STATE", operations=Oper
     what the arc that failed said: the client asks where the device stands.
     """
 
+    survival = Survival.KEPT_ANEW
     set_request = Layout("device_state" / U32, "data_fd" / S32)
     reply = Layout("device_state" / U32, "data_fd" / S32)
 
