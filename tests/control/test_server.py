@@ -45,7 +45,7 @@ async def test_several_ask_at_once_and_one_too_many_is_turned_away(served: Path)
         (b"\xff\xfe\n", "a request must be a line of JSON"),
         (b"[" * 60000 + b"\n", "a request must be a line of JSON"),
         (b"7\n", "a request must be a JSON object, not 7"),
-        (b"{}\n", "command must be one of areas, inspect, not None"),
+        (b"{}\n", "command must be one of areas, inspect, upgrade, not None"),
         (b'{"command": "explode"}\n', "not 'explode'"),
         (b'{"command": ["inspect"]}\n', "command must be one of"),
         (b'{"command": "inspect", "arguments": 1}\n', "inspect: arguments must be a JSON object, not 1"),

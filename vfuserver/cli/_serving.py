@@ -46,33 +46,41 @@ def use_all_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def add(server: Server, wanted: Wanted) -> list[str]:
-    """Makes the device, or the card's functions, listens, and has `server` serve them from now on.
-
-    The words after `ready` on stdout, one line a function. UsageError: no such device or option, or not one place for
-    each function; then nothing is left behind.
-    """
+def make(wanted: Wanted) -> list[tuple[PciDevice, SessionOptions]]:
+    """The device, or the card's functions, made and not served yet, and how each is to be. UsageError: no such device
+    or option, or not one place for each function; then nothing is left behind."""
     from vfuserver.device import load_model, power_on, suggest
     from vfuserver.session import SessionOptions
 
     options = SessionOptions(**wanted.session)
     model = load_model(wanted.device)
     require_places(model, len(wanted.sockets) + len(wanted.fds))
+    functions = power_on(model, wanted.options, wanted.name, wanted.rom)
+    for function in functions:
+        if wanted.suggest:
+            suggest(function)
+        _warn_of_long_rom(function, options)
+    return [(function, options) for function in functions]
+
+
+def add(server: Server, wanted: Wanted) -> list[str]:
+    """Makes the device, or the card's functions, listens, and has `server` serve them from now on.
+
+    The words after `ready` on stdout, one line a function. UsageError as make(), or it cannot listen there; then
+    nothing is left behind.
+    """
     with ExitStack() as unserved:
-        functions = power_on(model, wanted.options, wanted.name, wanted.rom)
-        for function in functions:
+        made = make(wanted)
+        for function, _ in made:
             unserved.callback(function.close)
         places = []
         for listener, address in _listeners(wanted):
             unserved.callback(listener.close)
             places.append((listener, address))
         unserved.pop_all()
-    for function, (listener, _) in zip(functions, places, strict=True):
-        if wanted.suggest:
-            suggest(function)
-        _warn_of_long_rom(function, options)
+    for (function, options), (listener, _) in zip(made, places, strict=True):
         server.add(function, listener, options)
-    return [f"{function.name} {address}" for function, (_, address) in zip(functions, places, strict=True)]
+    return [f"{function.name} {address}" for (function, _), (_, address) in zip(made, places, strict=True)]
 
 
 def _warn_of_long_rom(function: PciDevice, options: SessionOptions) -> None:

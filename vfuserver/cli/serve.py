@@ -1,8 +1,13 @@
 """`vfuserver serve`: devices on sockets until SIGTERM. What serving is, `_serving` and the engine know."""
 
+from __future__ import annotations
+
+import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +16,12 @@ from vfuserver.cli._logging import LEVELS, log_to_stderr
 from vfuserver.cli._parameters import FileMode, KeyValue, Number, device_argument, pairs, set_option
 from vfuserver.errors import UsageError
 
+if TYPE_CHECKING:
+    from vfuserver.engine import Server
+
+SIGNALLED = 128
+DEFAULT_CHECKPOINT = 1.0
+"""Seconds."""
 PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -73,6 +84,17 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     help="Suit a peculiar client: message-dma=auto|spec|old, region-errors=reply|all-ones, sparse-mmap-fds=agreed|16, "
     "private-memory=auto|compare|trust|messages, pre-copy=continues|apart, mig-data-read=exact|padded.",
 )
+@click.option("--reload", is_flag=True, help="Replace the server, under its clients, when a device's source is saved.")
+@click.option("--supervise", is_flag=True, help="Stay as the server's parent, and start another one when it is killed.")
+@click.option(
+    "--checkpoint",
+    type=float,
+    metavar="SECONDS",
+    show_default="1",
+    help="How much of the devices' work is lost then, at most.",
+)
+@click.option("--supervised", type=int, hidden=True, help="The channel to the supervisor.")
+@click.option("--take-over", type=int, hidden=True, help="The channel to the process that is to be replaced.")
 @click.pass_obj
 def command(
     state: Settings,
@@ -83,13 +105,18 @@ def command(
     config: Path | None,
     settings: Sequence[tuple[str, str]],
     rom: Path | None,
+    reload: bool,
+    supervise: bool,
+    checkpoint: float | None,
+    supervised: int | None,
+    take_over: int | None,
     **given: Any,
-) -> None:
+) -> int:
     """Serve DEVICE on a UNIX socket, or a card on one for each function, until SIGTERM or SIGINT.
 
     When it listens it prints one line for each of them on stdout, `ready DEVICE PATH`, and tells systemd if
     $NOTIFY_SOCKET is set. At the end the sockets are removed. The log is on stderr. `vfuserver inspect PATH` shows
-    what it holds, by the control socket PATH.control.
+    what it holds, by the control socket PATH.control; `vfuserver upgrade PATH` replaces the process under its clients.
 
     \b
     Examples:
@@ -97,8 +124,11 @@ def command(
       vfuserver serve gpio-idio-16 --socket /tmp/gpio.sock --set loopback=yes
       vfuserver serve idio-pair --socket /tmp/f0.sock --socket /tmp/f1.sock
       vfuserver serve ./mine.py:Mine --socket /tmp/mine.sock --suggest --log-level debug
+      vfuserver serve ./mine.py:Mine --socket /tmp/mine.sock --reload
+      vfuserver serve edu --socket /tmp/edu.sock --supervise --checkpoint 0.1
       vfuserver serve --config devices.toml
     """
+    began = time.time()
     from vfuserver.cli._config import PROCESS, read_config, wanted_device
     from vfuserver.engine import run_loop
 
@@ -112,7 +142,42 @@ def command(
     level = process.get("log_level", "info")
     state.debug |= level == "debug"
     log_to_stderr(level)
-    run_loop(lambda: _serve(wanted), process.get("loop", "uvloop"))
+    if reload:
+        from vfuserver.cli._reloading import require_watcher
+
+        require_watcher()
+    if checkpoint is not None and not supervise:
+        raise UsageError("--checkpoint needs --supervise: without a supervisor nobody keeps anything")
+    loop = process.get("loop", "uvloop")
+    if supervise and supervised is None and take_over is None:
+        from vfuserver.cli._supervising import supervise as run_supervisor
+
+        return _exit_code(run_loop(run_supervisor, "asyncio"))  # uvloop keeps SIGCHLD to itself
+    life = Life(take_over, supervised, DEFAULT_CHECKPOINT if checkpoint is None else checkpoint, reload, began)
+    left = run_loop(lambda: _serve(wanted, life), loop)
+    if left and take_over is None and supervised is None:
+        from vfuserver.cli._succeeding import stay_behind
+
+        stay_behind()
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where a server comes from, and what becomes of it: the channel to the process that it takes over from, the one to
+    its supervisor, how often that is told (seconds), whether it gives way to edited code, and when it began (seconds of
+    the epoch)."""
+
+    take_over: int | None
+    supervised: int | None
+    checkpoint: float
+    reload: bool
+    began: float
+
+
+def _exit_code(status: int) -> int:
+    """As a shell reports it, for a server that a signal has ended."""
+    return status if status >= 0 else SIGNALLED - status
 
 
 def _check_place(
@@ -134,19 +199,71 @@ def _check_place(
         raise UsageError("give either --socket PATH, to listen there, or --fd N, to serve an inherited socket")
 
 
-async def _serve(wanted: Sequence[Any]) -> None:
+async def _serve(wanted: Sequence[Any], life: Life) -> bool:
+    """True: another process serves now."""
     from vfuserver.cli._notify import notify
-    from vfuserver.cli._serving import add, use_all_descriptors
-    from vfuserver.control.server import ControlServer
+    from vfuserver.cli._serving import use_all_descriptors
+    from vfuserver.control.succession import own_command_line
     from vfuserver.engine import Server
 
     use_all_descriptors()
-    async with Server() as server:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(command=own_command_line()))
         server.stop_on()
-        lines = [line for one in wanted for line in add(server, one)]
-        async with ControlServer(server):
-            for line in lines:
-                print(f"ready {line}", flush=True)
-            notify("READY=1")
-            await server.stopped()
+        if life.take_over is None:
+            await _begin(stack, server, wanted, life)
+        else:
+            await _take_over(stack, server, wanted, life, life.take_over)
+        if life.reload:
+            _watch_sources(stack, server, wanted, life.began)
+        await server.stopped()
+        if not server.left:
             notify("STOPPING=1")
+        return server.left
+
+
+def _watch_sources(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], since: float) -> None:
+    """Until the server ends."""
+    import asyncio
+
+    from vfuserver.cli._reloading import reload_on_change, sources
+    from vfuserver.device import load_model
+
+    files = sources(load_model(one.device) for one in wanted)
+    watching = asyncio.get_running_loop().create_task(reload_on_change(server, files, since))
+    stack.callback(watching.cancel)
+
+
+async def _begin(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], life: Life) -> None:
+    from vfuserver.cli._notify import notify
+    from vfuserver.cli._serving import add
+    from vfuserver.control.server import ControlServer
+
+    if life.supervised is not None:
+        from vfuserver.control.safekeeping import Safekeeping
+
+        Safekeeping.of(server, life.supervised, life.checkpoint)
+    lines = [line for one in wanted for line in add(server, one)]
+    await stack.enter_async_context(ControlServer(server))
+    if server.safe is not None:
+        stack.callback(server.safe.leave)
+        server.safe.begin()
+        server.safe.tell_companions()
+    for line in lines:
+        print(f"ready {line}", flush=True)
+    notify("READY=1")
+
+
+async def _take_over(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], life: Life, channel: int) -> None:
+    from vfuserver.cli._succeeding import succeed
+    from vfuserver.control.server import NAME, ControlServer
+    from vfuserver.control.succession import Predecessor
+
+    with (
+        Predecessor(channel) as predecessor,
+        await succeed(server, wanted, predecessor, life.checkpoint) as received,
+    ):
+        await stack.enter_async_context(ControlServer(server, carried=received.value.get(NAME, ())))
+    if server.safe is not None:
+        stack.callback(server.safe.leave)
+        server.safe.tell_companions()

@@ -8,7 +8,10 @@ not know the commands.
 import asyncio
 import json
 import logging
+import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from vfuserver.control.command import CONTROL_COMMANDS, command_of
@@ -17,9 +20,12 @@ from vfuserver.engine import Server
 from vfuserver.engine.accepting import Accepting
 from vfuserver.engine.listen import Listener, listen
 from vfuserver.errors import UsageError, VfuserverError
+from vfuserver.plain import Descriptor
 
 log = logging.getLogger("vfuserver.control")
 
+NAME: Final = "control"
+"""What goes to another process is called so."""
 MODE: Final = 0o600
 MOST_CLIENTS: Final = 8
 MOST_REQUEST: Final = 1 << 16
@@ -36,15 +42,21 @@ class ControlServer:
     devices are served without it, and the log says so.
     """
 
-    def __init__(self, server: Server, patience: float = PATIENCE) -> None:
+    def __init__(self, server: Server, patience: float = PATIENCE, carried: Sequence[Any] = ()) -> None:
+        """`carried`: the sockets that another process has had, instead of new ones."""
         self._server = server
+        self._carried = carried
         self._patience = patience
         self._places: list[tuple[Listener, Accepting]] = []
         self._clients: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "ControlServer":
-        loop = asyncio.get_running_loop()
         CONTROL_COMMANDS.all()  # imported now, and not while devices wait
+        self._server.companions[NAME] = self
+        if self._carried:
+            for path, listener in self._carried:
+                self._listen(Listener(socket.socket(fileno=os.dup(listener.fd)), Path(path)))
+            return self
         for path in [one.listener.path for one in self._server.served]:
             if path is None:
                 continue
@@ -53,8 +65,7 @@ class ControlServer:
             except UsageError as error:
                 log.warning("no control socket, so that `vfuserver inspect %s` finds nobody: %s", path, error)
                 continue
-            accepting = Accepting(loop, listener.socket, str(listener.path), self._newcomer)
-            self._places.append((listener, accepting))
+            self._listen(listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,6 +76,21 @@ class ControlServer:
         for task in tuple(self._clients):
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def carry(self) -> list[Any]:
+        """Its sockets, for another process."""
+        return [[str(listener.path), Descriptor(listener.socket.fileno())] for listener, _ in self._places]
+
+    def leave(self) -> None:
+        """Another process listens there; who is connected here gets its answer."""
+        for listener, accepting in self._places:
+            accepting.close()
+            listener.leave()
+        self._places.clear()
+
+    def _listen(self, listener: Listener) -> None:
+        loop = asyncio.get_running_loop()
+        self._places.append((listener, Accepting(loop, listener.socket, str(listener.path), self._newcomer)))
 
     def _newcomer(self, sock: socket.socket) -> None:
         if len(self._clients) >= MOST_CLIENTS:
@@ -85,6 +111,9 @@ class ControlServer:
                     answer = await self._answer(line)
                     async with asyncio.timeout(self._patience):
                         await loop.sock_sendall(sock, answer)
+                    if self._server.left:
+                        self._server.stop()
+                        return
             except TimeoutError:
                 log.info("a control client is dropped: it was silent, or did not read, for %g s", self._patience)
             except OSError as error:

@@ -13,10 +13,11 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from vfuserver.device.card import Card
 from vfuserver.device.model import Model, function_classes, is_model
@@ -122,13 +123,21 @@ def _import_module(module: str, device: str) -> ModuleType:
         raise UsageError(f"device {device}: module {module} cannot be imported: {text}") from error
 
 
+class _FromSource(SourceFileLoader):
+    """Never from a file of bytecode: those are told apart by whole seconds, and an author saves more often."""
+
+    def path_stats(self, path: str) -> dict[str, Any]:
+        """No time that a file of bytecode could have."""
+        raise OSError(f"{path} is compiled each time")
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"there is no file {path}: a device of your own is named as path/to/file.py:Class")
     name = f"vfuserver_file_{path.stem}_{abs(hash(str(path.resolve()))):x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported: it must be a Python file")
     module = importlib.util.module_from_spec(spec)
