@@ -256,6 +256,7 @@ static const struct command {
     {"testdev-dma", testdev_dma, 1, 1, "BDF   (testdev)"},
     {"testdev-vfio", testdev_vfio, 1, 1, "BDF   (testdev bound to vfio-pci)"},
     {"testdev-copy", testdev_copy, 4, 4, "BDF SOURCE DESTINATION BYTES   (testdev, bus addresses; prints its status)"},
+    {"testdev-loop", testdev_loop, 2, 2, "BDF FILE   (testdev, until FILE is there; prints what it has done)"},
     {"vfio-irq", vfio_irq, 3, 3, "BDF msi|msix COUNT   (testdev bound to vfio-pci)"},
 };
 

@@ -58,5 +58,8 @@ void testdev_dma(int argc, char **argv);
 void testdev_vfio(int argc, char **argv);
 void testdev_copy(int argc, char **argv);
 
+/* BDF FILE. */
+void testdev_loop(int argc, char **argv);
+
 /* BDF msi|msix COUNT. */
 void vfio_irq(int argc, char **argv);

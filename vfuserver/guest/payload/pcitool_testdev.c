@@ -16,12 +16,13 @@
 #include <unistd.h>
 
 enum {
-    SCRATCH = 0x04, SOURCE = 0x20, DESTINATION = 0x28, LENGTH = 0x30, COMMAND = 0x34, STATUS = 0x38,
+    SCRATCH = 0x04, DOORBELL = 0x10, RUNG = 0x14, SOURCE = 0x20, DESTINATION = 0x28, LENGTH = 0x30, COMMAND = 0x34, STATUS = 0x38,
     COPY = 1, TO_BUFFER = 2, FROM_BUFFER = 3, FILL = 4, NO_COMMAND = 5,
     BUSY = 1, DONE = 2,
     SECONDS = 20, GUARD = 0xa5, FILLED = 0x3c,
     PAGES = 32, HALF = PAGES / 2, SIZE = PAGES * PAGE,
     IOVA = 0x1000000,
+    MEMORY = 0x90000, MEMORY_WORDS = 1024, EVERY = 16,
 };
 static const uint32_t FAILED = 0x80000000u;
 
@@ -201,4 +202,59 @@ void testdev_copy(int argc, char **argv)
     (void)argc;
     set_master(&config, true);
     printf("0x%" PRIx32 "\n", engine(&bar, COPY, number(argv[2]), number(argv[3]), number(argv[4])));
+}
+
+/* A register read, and how long the slowest of them took. */
+static double slowest;
+
+static uint64_t timed_load(const struct window *window, uint64_t offset, unsigned width)
+{
+    double before = now_ns(), taken;
+    uint64_t value = load(window, offset, width);
+
+    taken = now_ns() - before;
+    if (taken > slowest)
+        slowest = taken;
+    return value;
+}
+
+static void must_read(const struct window *window, uint64_t offset, unsigned width, uint64_t value, const char *what)
+{
+    uint64_t got = timed_load(window, offset, width);
+    errno = 0;
+    if (got != value)
+        fail("%s is 0x%" PRIx64 ", not 0x%" PRIx64, what, got, value);
+}
+
+/* Uses the device, every value checked, until a file is there: nothing may be lost or doubled meanwhile. */
+void testdev_loop(int argc, char **argv)
+{
+    struct arena *a = arena_of();
+    struct window memory = open_bar(argv[1], 2);
+    uint64_t rounds = 0, rung, copies = 0;
+    (void)argc;
+
+    a->bar = open_bar(argv[1], 0);
+    a->config = (struct window){.fd = sysfs_open(argv[1], "config", O_RDWR), .size = 256};
+    for (unsigned page = 0; page < PAGES; page++)
+        a->address[page] = physical(a->memory + page * PAGE);
+    set_master(&a->config, true);
+    rung = load(&a->bar, RUNG, 4);
+    for (; access(argv[2], F_OK); rounds++) {
+        uint64_t word = rounds * 0x9e3779b97f4a7c15ull, at = MEMORY + rounds % MEMORY_WORDS * 8;
+        store(&a->bar, SCRATCH, 4, (uint32_t)word);
+        must_read(&a->bar, SCRATCH, 4, (uint32_t)word, "scratch");
+        store(&a->bar, DOORBELL, 4, 1);
+        must_read(&a->bar, RUNG, 4, (uint32_t)++rung, "the doorbell's counter");
+        store(&memory, at, 8, word);
+        must_read(&memory, at, 8, word, "BAR2");
+        if (rounds % EVERY == 0) {
+            renew(a);
+            must(a, COPY, a->address[0], a->address[HALF], PAGE, DONE);
+            memcpy(a->expected + SIZE / 2, a->expected, PAGE);
+            compare(a, COPY);
+            copies++;
+        }
+    }
+    printf("%" PRIu64 " rounds, %" PRIu64 " copies, slowest read %.0f us\n", rounds, copies, slowest / 1e3);
 }
