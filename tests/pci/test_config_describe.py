@@ -7,6 +7,7 @@ from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.caps.pci_express import PciExpress
 from vfuserver.pci.caps.power_management import PowerManagement
+from vfuserver.pci.describe import header_of
 
 Make = Callable[..., ConfigSpace]
 
@@ -35,6 +36,22 @@ def test_describe_gives_parts_of_values_their_names(make: Make) -> None:
     assert power["control"] == {"STATE": "D3_HOT", "NO_SOFT_RESET": 0, "PME_ENABLE": 0, "PME_STATUS": 0}
     assert msix["control"] == {"TABLE_SIZE": 7, "MASKALL": 0, "ENABLE": 0}
     assert msix["pba"] == {"BIR": 4, "OFFSET": 0x800 >> 3}
+
+
+def test_header_of_an_image_is_what_describe_says_without_bars_that_are_not_set(make: Make) -> None:
+    """From bytes alone, as of a saved state; cut anywhere, what is there is told."""
+    config = make(PowerManagement())
+    config.write(4, 2, 7)
+    for at in (0x10, 0x18, 0x1C):
+        config.write(at, 4, 0xABC0_0000)
+    told = {field.name: (field.offset, field.width, field.value, field.bits) for field in describe(config).header}
+    seen = {field.name: (field.offset, field.width, field.value, field.bits) for field in header_of(config.image)}
+    assert seen.pop("rom")[2] == 0
+    assert told == seen | {name: place for name, place in told.items() if name not in seen}
+    assert [name for name in told if name not in seen] == ["bar1", "bar4"]
+    assert seen["bar2"][1:3] == (8, 0xABC0_0000_ABC0_000C)
+    for length in range(0x40):
+        assert all(field.offset + field.width <= length for field in header_of(config.image[:length]))
 
 
 def test_describe_is_json(make: Make) -> None:

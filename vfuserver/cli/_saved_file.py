@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
@@ -116,6 +117,55 @@ class SavedFile:
             file.seek(self.start)
             while chunk := file.read(CHUNK):
                 yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What there is of a file, be it whole or damaged: what it says (None: unreadable), where its stream begins, and
+    what is wrong (empty: nothing)."""
+
+    saved: SavedFile | None
+    start: int
+    problem: str
+
+
+def examine(path: Path, beginning: bytes) -> Remains:
+    """Looks at a file for what can be shown of it. `beginning`: of a stream that is known, which is looked for where
+    the head is no help, and may be there without a head. SavedFileError: there is nothing of the kind."""
+    try:
+        saved = SavedFile.read(path)
+    except SavedFileError as error:
+        with _failing(path), path.open("rb") as file:
+            return _remains(path, file.read(HEAD.size + MOST_JSON + len(beginning)), beginning, error)
+    return Remains(saved, saved.start, "")
+
+
+def _remains(path: Path, data: bytes, beginning: bytes, error: SavedFileError) -> Remains:
+    if beginning and data.startswith(beginning):
+        return Remains(None, 0, "")
+    start = data.find(beginning) if beginning else -1
+    if not data.startswith(MAGIC) and start < 0:
+        raise error
+    if len(data) < HEAD.size:
+        return Remains(None, len(data), str(error))
+    _, _, json_size, size, crc = HEAD.unpack_from(data)
+    end = HEAD.size + json_size
+    try:
+        saved = SavedFile(path, *_about(path, data[HEAD.size : end]), end, size, crc)
+    except SavedFileError:
+        return Remains(None, start if start >= 0 else min(end, len(data)), str(error))
+    return Remains(saved, end, str(error))
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[bytes | mmap]:
+    """All of a file, without reading it. SavedFileError."""
+    with _failing(path), path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""
+            return
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            yield data
 
 
 def _head(path: Path, file: BinaryIO) -> tuple[int, int, int]:

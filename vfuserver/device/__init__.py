@@ -8,7 +8,7 @@ from vfuserver.device.dma import Dma
 from vfuserver.device.doorbell import Doorbell
 from vfuserver.device.intx import Intx, IntxLine
 from vfuserver.device.job import BoundJob, Job, job
-from vfuserver.device.loader import Listed, list_devices, load, load_model
+from vfuserver.device.loader import Listed, list_devices, load, load_compatible, load_model
 from vfuserver.device.model import Model, function_classes, function_names, options_of, power_on
 from vfuserver.device.option import Option
 from vfuserver.device.pci_device import PciDevice
@@ -46,6 +46,7 @@ __all__ = [
     "job",
     "list_devices",
     "load",
+    "load_compatible",
     "load_model",
     "options_of",
     "power_on",

@@ -71,6 +71,23 @@ def list_devices() -> list[Listed]:
     return sorted(listed, key=lambda one: one.name)
 
 
+def load_compatible(compatible: str) -> type[PciDevice] | None:
+    """The device class whose streams say that they are of `compatible`, among built-in ones and entry points, cards'
+    functions included; None: there is none that can be imported. That of the name itself is looked at first."""
+    names = sorted(
+        {*_built_in_names(), *(point.name for point in _entry_points())}, key=lambda name: name != compatible
+    )
+    for name in names:
+        try:
+            found = function_classes(_load_name(name)).values()
+        except UsageError:
+            continue
+        for one in found:
+            if one.stream_name() == compatible:
+                return one
+    return None
+
+
 def _load_name(device: str) -> Model:
     if device in _built_in_names():
         return _load_built_in(device)

@@ -78,7 +78,7 @@ class PciDevice(Backend):
     declaration: ClassVar[Declaration]
     device_name: ClassVar[str] = "device"
     compatible: ClassVar[str] = ""
-    """What a stream must say that it is of, to be loaded (S3.16); without it `device_name`."""
+    """What its streams are of (S3.16); without it `device_name`."""
     migrates: ClassVar[bool] = True
     """False: the device has state that it does not declare, so it cannot be saved (S3.2)."""
     migration: DeviceMigration | None = None
@@ -128,6 +128,11 @@ class PciDevice(Backend):
         self._bind_work()
         self.migration = DeviceMigration(self) if self.migrates else None
         self.on_reset()
+
+    @classmethod
+    def stream_name(cls) -> str:
+        """What its streams say that they are of, and must say to be loaded (S3.16)."""
+        return cls.compatible or cls.device_name
 
     # -- what an author overrides -------------------------------------------------------------------------------
 

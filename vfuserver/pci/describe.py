@@ -4,15 +4,28 @@ Everything comes from the same rows that serve accesses. `dataclasses.asdict` ma
 particular capability, nor print anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vfuserver.pci.bar import BarLayout
+from vfuserver.pci.bar import (
+    BAR_OFFSET,
+    LAST_BAR,
+    ROM_SMALLEST,
+    TYPE_IO,
+    TYPE_MEMORY_64,
+    BarKind,
+    BarLayout,
+    RomLayout,
+)
 from vfuserver.pci.block import Block
 from vfuserver.pci.capability import AnyCapability, ExtendedCapability
 from vfuserver.pci.config_space import ConfigSpace
-from vfuserver.pci.fields import Field
+from vfuserver.pci.fields import DWORD, Field
+from vfuserver.pci.header import Header
 from vfuserver.pci.identity import PciIdentity
+
+_ANY_SIZE = 16
+"""Of a BAR whose size an image does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,24 @@ def describe(config: ConfigSpace) -> ConfigView:
         header=_fields(header),
         capabilities=tuple(_capability(one) for one in config.capabilities),
     )
+
+
+def header_of(image: bytes) -> tuple[FieldView, ...]:
+    """The header in anybody's image, as far as that goes; BARs that read zero are left out, and no reset is known."""
+    header = Header(PciIdentity(0, 0), tuple(_bars_of(image)), RomLayout(ROM_SMALLEST))
+    return tuple(_field(field, field.load(image)) for field in header.layout if field.end <= len(image))
+
+
+def _bars_of(image: bytes) -> Iterator[BarLayout]:
+    index = 0
+    while index <= LAST_BAR:
+        register = int.from_bytes(image[BAR_OFFSET + DWORD * index :][:DWORD], "little")
+        wide = register & (TYPE_IO | TYPE_MEMORY_64) == TYPE_MEMORY_64 and index < LAST_BAR
+        kind = BarKind.MEMORY64 if wide else BarKind.IO if register & TYPE_IO else BarKind.MEMORY32
+        bar = BarLayout(index, _ANY_SIZE, kind)
+        if register or wide:
+            yield bar
+        index += len(bar.slots)
 
 
 def _bar(bar: BarLayout) -> BarView:

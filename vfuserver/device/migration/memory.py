@@ -112,3 +112,16 @@ class Staged:
         """Sets the device's memory."""
         for place, chunk in self._chunks.items():
             chunk.view[:] = self._data[place] or _ZEROS[: chunk.length]
+
+
+def place(payload: bytes) -> tuple[int, int, int]:
+    """BAR, offset in it and bytes that a section's payload is of. CommandError(EINVAL): it is none."""
+    if len(payload) < _PLACE.size:
+        raise CommandError(errno.EINVAL, f"a section {SECTION} must have {_PLACE.size} bytes, not {len(payload)}")
+    bar, length, offset = _PLACE.unpack_from(payload)
+    return bar, offset, length
+
+
+def content(payload: bytes) -> bytes:
+    """The bytes that it brings; none: all of them are zero."""
+    return payload[_PLACE.size :]

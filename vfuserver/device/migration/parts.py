@@ -56,7 +56,7 @@ class Part:
 def _save_device(device: PciDevice) -> dict[str, Any]:
     rom = device.rom_image
     return {
-        "compatible": device.compatible or device.device_name,
+        "compatible": device.stream_name(),
         "bars": {
             bar.declared.label: [bar.declared.size, bar.declared.place.kind.name, bar.declared.place.prefetchable]
             for bar in device.bars.values()

@@ -11,10 +11,12 @@ not know what is in a section.
 """
 
 import errno
+import re
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from mmap import mmap
 from typing import Any, ClassVar, Final, TypeAlias
 
 from vfuserver.errors import CommandError, LocalError
@@ -191,3 +193,90 @@ def _sealed(layout: struct.Struct, *values: int | bytes) -> bytes:
     """A header whose last field is the CRC of the others."""
     data = layout.pack(*values, 0)[:-_CRC_BYTES]
     return data + zlib.crc32(data).to_bytes(_CRC_BYTES, "little")
+
+
+# -- reading what is damaged -------------------------------------------------------------------------------------------
+
+
+_NAME: Final = re.compile(rb"(?=[!-~]{1,15}\0)")
+"""How a section's header may begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`size` bytes at `at` of a stream, and what they are: a section as far as it is there, or no section at all.
+
+    `problem` says what is wrong with them; empty: nothing.
+    """
+
+    at: int
+    size: int
+    section: Section | None
+    problem: str = ""
+
+
+def scan(data: bytes | mmap, start: int = 0) -> Iterator[Found]:
+    """Every section of the stream that begins at `start`, its end included: also of one that Parser refuses, for
+    people who look at it. Behind a header that is damaged it goes on at the next place where one is right."""
+    sections, at, ended = 0, start + _HEADER.size, False
+    if problem := _wrong_beginning(data[start:at]):
+        yield Found(start, min(at, len(data)) - start, None, problem)
+    headers = zlib.crc32(data[start:at])
+    while at < len(data):
+        if ended:
+            yield Found(at, len(data) - at, None, f"{len(data) - at} bytes follow the end")
+            return
+        found = _found(data, at)
+        if found.section is not None and found.section.name == END:
+            right = found.section.payload == _END.pack(sections, headers)
+            found = replace(found, problem=found.problem or ("" if right else "sections are missing, or damaged"))
+            ended = True
+        yield found
+        headers = zlib.crc32(data[at : at + _SECTION.size], headers)
+        sections, at = sections + 1, at + found.size
+    if not ended:
+        yield Found(at, 0, None, "the stream ends without an end marker")
+
+
+def _wrong_beginning(data: bytes) -> str:
+    if len(data) < _HEADER.size:
+        return f"{len(data)} bytes are no beginning of a stream"
+    magic, major, minor, crc = _HEADER.unpack(data)
+    if magic != MAGIC or crc != zlib.crc32(data[:-_CRC_BYTES]):
+        return "the beginning is damaged, or not that of a stream of a vfuserver device"
+    return "" if major == MAJOR else f"the format is {major}.{minor}, must be {MAJOR}"
+
+
+def _found(data: bytes | mmap, at: int) -> Found:
+    head = data[at : at + _SECTION.size]
+    if not _is_header(head):
+        end = _next_header(data, at + 1)
+        return Found(at, end - at, None, f"{end - at} bytes are no section that can be read")
+    name, version, flags, length, crc, _ = _SECTION.unpack(head)
+    payload = data[at + _SECTION.size : at + _SECTION.size + length]
+    problem = f"flags {flags:#x} are not known" if flags & ~OPTIONAL else ""
+    if zlib.crc32(payload) != crc:
+        problem = "damaged: its CRC is wrong"
+    if len(payload) < length:
+        problem = f"cut: {len(payload)} of {length} bytes are there"
+    section = Section(_text(name), version, payload, bool(flags & OPTIONAL))
+    return Found(at, _SECTION.size + len(payload), section, problem)
+
+
+def _is_header(head: bytes) -> bool:
+    if len(head) < _SECTION.size:
+        return False
+    *_, length, _, crc = _SECTION.unpack(head)
+    return length <= LONGEST and bool(crc == zlib.crc32(head[:-_CRC_BYTES]))
+
+
+def _next_header(data: bytes | mmap, at: int) -> int:
+    """Where the next right header begins, or the end."""
+    for one in _NAME.finditer(data, at):
+        if _is_header(data[one.start() : one.start() + _SECTION.size]):
+            return one.start()
+    return len(data)
+
+
+def _text(name: bytes) -> str:
+    return name.rstrip(b"\0").decode("ascii", "backslashreplace")
