@@ -8,12 +8,10 @@ from vfuserver.client.region_commands import RegionCommands
 from vfuserver.errors import PeerError
 from vfuserver.session.feature import FIXED, Operation
 from vfuserver.session.features.dma_logging_report import DmaLoggingReport
-from vfuserver.session.features.dma_logging_start import DmaLoggingStart
+from vfuserver.session.features.dma_logging_start import RANGE, DmaLoggingStart
 from vfuserver.session.features.dma_logging_stop import DmaLoggingStop
-from vfuserver.wire import U64, Layout
 
 WORD_BITS: Final = 64
-RANGE: Final = Layout("iova" / U64, "length" / U64)
 
 
 class LoggingCommands(RegionCommands):

@@ -13,17 +13,13 @@ from vfuserver.session.commands.mig_data_read import MigDataRead
 from vfuserver.session.commands.mig_data_write import MigDataWrite
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.feature import Operation
+from vfuserver.session.features.mig_data_size import MigDataSize
+from vfuserver.session.features.mig_device_state import NO_FD, MigDeviceState
+from vfuserver.session.features.migration import Migration
 from vfuserver.vfio import MigrationFlags, MigrationState
-from vfuserver.wire import S32, U32, U64, Layout
 
-MIGRATION, MIG_DEVICE_STATE, MIG_DATA_SIZE = 1, 2, 9
-"""VFIO_DEVICE_FEATURE_* (linux/vfio.h), with their data:"""
-FLAGS: Final = Layout("flags" / U64)
-DEVICE_STATE: Final = Layout("device_state" / U32, "data_fd" / S32)
-DATA_SIZE: Final = Layout("stop_copy_length" / U64)
 STATE_TIMEOUT: Final = 60.0
 """Seconds that a change of state may take by default: it is answered when the last arc is done (S3.6)."""
-NO_DATA_FD: Final = -1
 AT_ONCE: Final = 32 << 10
 """Bytes that reach the other end of a UNIX socket in one piece with their header (Linux splits above 35 KiB or so).
 
@@ -43,11 +39,11 @@ class MigrationCommands(RegionCommands):
 
     async def migration_flags(self) -> MigrationFlags:
         """What the device's migration can do. CommandError: it does not migrate."""
-        return MigrationFlags(FLAGS.unpack(await self.feature(MIGRATION))[0])
+        return MigrationFlags(Migration.reply.unpack(await self.feature(Migration.number))[0])
 
     async def device_state(self) -> MigrationState:
         """The state that the device is in. CommandError; PeerError: one that is none."""
-        number = DEVICE_STATE.unpack(await self.feature(MIG_DEVICE_STATE))[0]
+        number = MigDeviceState.reply.unpack(await self.feature(MigDeviceState.number))[0]
         try:
             return MigrationState(number)
         except ValueError:
@@ -58,12 +54,12 @@ class MigrationCommands(RegionCommands):
 
         CommandError: it is elsewhere, see `device_state` (S3.7).
         """
-        data = DEVICE_STATE.pack(state, NO_DATA_FD)
-        await self.feature(MIG_DEVICE_STATE, Operation.SET, data, timeout=max(timeout, self.channel.timeout))
+        data = MigDeviceState.set_request.pack(state, NO_FD)
+        await self.feature(MigDeviceState.number, Operation.SET, data, timeout=max(timeout, self.channel.timeout))
 
     async def data_size(self) -> int:
         """About how many bytes STOP_COPY would still give. CommandError: the server does not say."""
-        return DATA_SIZE.unpack(await self.feature(MIG_DATA_SIZE))[0]
+        return MigDataSize.reply.unpack(await self.feature(MigDataSize.number))[0]
 
     async def precopy_info(self) -> PrecopyInfo:
         """What is left to read before the device stops. CommandError: not in pre-copy, or the server does not say."""

@@ -12,7 +12,7 @@ class GetPrecopyInfo(Command, number=19, name="GET_PRECOPY_INFO"):
     """
 
     request = Layout("argsz" / U32, "flags" / U32, "initial_bytes" / U64, "dirty_bytes" / U64)
-    reply = Layout("argsz" / U32, "flags" / U32, "initial_bytes" / U64, "dirty_bytes" / U64)
+    reply = request
 
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> bytes:

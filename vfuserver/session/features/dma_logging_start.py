@@ -1,7 +1,6 @@
 """DMA_LOGGING_START: from now on the pages that the device writes are noted."""
 
 import errno
-import struct
 from typing import Final
 
 from vfuserver.errors import CommandError
@@ -16,7 +15,8 @@ MAX_RANGES: Final = 256
 POINTER: Final = 8
 """Bytes of a pointer: QEMU sends its own in place of the ranges, which nobody can read here (field-notes, DMA
 logging): everything is logged then."""
-_RANGE: Final = struct.Struct("=QQ")
+RANGE: Final = Layout("iova" / U64, "length" / U64)
+"""One range (struct vfio_device_feature_dma_logging_range)."""
 
 
 class DmaLoggingStart(Feature, number=6, name="DMA_LOGGING_START", operations=Operation.SET):
@@ -48,10 +48,10 @@ def _spans(ranges: bytes, count: int, page_size: int) -> list[tuple[int, int]]:
     """(first, last) of each range; the core refuses those that overlap."""
     if count > MAX_RANGES:
         raise CommandError(errno.E2BIG, f"{count} ranges, must be at most {MAX_RANGES}")
-    if len(ranges) < count * _RANGE.size:
-        text = f"{len(ranges)} bytes of ranges, must be {count * _RANGE.size} for {count}"
+    if len(ranges) < count * RANGE.size:
+        text = f"{len(ranges)} bytes of ranges, must be {count * RANGE.size} for {count}"
         raise CommandError(errno.EINVAL, text)
-    listed = _RANGE.iter_unpack(ranges[: count * _RANGE.size])
+    listed = (RANGE.unpack(ranges[at : at + RANGE.size]) for at in range(0, count * RANGE.size, RANGE.size))
     return [_span(iova, length, page_size) for iova, length in listed]
 
 

@@ -19,7 +19,7 @@ class MigDeviceState(Feature, number=2, name="MIG_DEVICE_STATE", operations=Oper
 
     survival = Survival.KEPT_ANEW
     set_request = Layout("device_state" / U32, "data_fd" / S32)
-    reply = Layout("device_state" / U32, "data_fd" / S32)
+    reply = set_request
 
     @classmethod
     def offered(cls, connection: Connection) -> bool:
