@@ -5,8 +5,8 @@ how it is shown.
 """
 
 import time
-from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Final
 
 from vfuserver.cli._mirror import Mirror
@@ -16,6 +16,7 @@ from vfuserver.cli._moving import (
     go_on,
     going_on_after_failure,
     log,
+    pieces,
     refusing,
     reset_on_failure,
     saying,
@@ -30,7 +31,16 @@ QUIET: Final = 256 << 10
 """Bytes that a round of pre-copy may have moved for the next one to be the last, with the device stopped."""
 ROUND: Final = 64 << 20
 """Bytes of state that a round takes at most from a server that does not say how many there are."""
-TRY_WITHOUT: Final = " (perhaps its stream does not continue after pre-copy: try --no-pre-copy)"
+TRY_WITHOUT: Final = "; perhaps the source's stream does not continue after pre-copy: try --no-pre-copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of pre-copy has moved, in bytes, and how many seconds it took."""
+
+    state_bytes: int
+    memory_bytes: int
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -42,6 +52,7 @@ class Moved:
     memory_logged: bool = False
     rounds: int = 0
     """Of pre-copy."""
+    per_round: list[Round] = field(default_factory=list)
     blackout: float = 0.0
 
 
@@ -82,13 +93,16 @@ class Move:
         carried = QUIET + 1
         while carried > QUIET and self.moved.rounds < self.rounds:
             self.moved.rounds += 1
-            carried = await self._round() + await self._carry()
+            started = time.monotonic()
+            state, memory = await self._round(), await self._carry()
+            self.moved.per_round.append(Round(state, memory, time.monotonic() - started))
+            carried = state + memory
 
     async def _round(self) -> int:
         """As much state as there is now, but not what comes while it is taken."""
         most, taken = await self._expected(), 0
-        async with aclosing(self.source.client.state_pieces()) as pieces:
-            async for piece in pieces:
+        async with pieces(self.source) as state:
+            async for piece in state:
                 await self._give(piece)
                 taken += len(piece)
                 if taken >= most:
@@ -103,8 +117,9 @@ class Move:
 
     async def _stop_and_copy(self) -> None:
         await stop_and_copy(self.source)
-        async for piece in self.source.client.state_pieces():
-            await self._give(piece)
+        async with pieces(self.source) as state:
+            async for piece in state:
+                await self._give(piece)
         await self._carry()
         with self._refusing():
             await self.destination.client.set_device_state(MigrationState.STOP)
@@ -119,7 +134,8 @@ class Move:
         return refusing(self.destination, TRY_WITHOUT if self.rounds else "")
 
     async def _carry(self) -> int:
-        carried = await self.mirror.carry() if self.mirror else 0
+        with saying(f"{self.source.name} does not tell what its device has written"):
+            carried = await self.mirror.carry() if self.mirror else 0
         self.moved.memory_bytes += carried
         return carried
 

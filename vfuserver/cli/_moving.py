@@ -5,8 +5,8 @@ reset. Each of these is said in the log. It must not know files, nor what the st
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from vfuserver.cli._probing import ask, connected
 from vfuserver.cli._shape import Shape, differences, shape
 from vfuserver.client import AT_ONCE, Client
-from vfuserver.errors import CommandError, VfuserverError
+from vfuserver.errors import CommandError, PeerError, VfuserverError
 from vfuserver.vfio import MigrationFlags, MigrationState
 
 log = logging.getLogger("vfuserver.cli")
@@ -67,7 +67,8 @@ async def _look(client: Client, path: Path) -> End:
         flags = await client.migration_flags()
     except CommandError as error:
         raise VfuserverError(f"{path}: this server does not migrate its device ({error})") from error
-    return End(client, str(path), shape(await ask(client, path)), flags, await client.device_state())
+    with saying(f"{path}: what it serves cannot be told"):
+        return End(client, str(path), shape(await ask(client, path)), flags, await client.device_state())
 
 
 async def size_of(source: End) -> int:
@@ -81,9 +82,24 @@ async def size_of(source: End) -> int:
 async def save(source: End, write: Callable[[bytes], None]) -> None:
     """All of the state, piece by piece, while the device is stopped, which it is afterwards too."""
     await stop_and_copy(source)
-    async for piece in source.client.state_pieces():
-        write(piece)
-    await source.client.set_device_state(MigrationState.STOP)
+    async with pieces(source) as state:
+        async for piece in state:
+            write(piece)
+    with saying(f"{source.name} cannot go from STOP_COPY to STOP"):
+        await source.client.set_device_state(MigrationState.STOP)
+
+
+@asynccontextmanager
+async def pieces(source: End) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The state that there is now, in pieces. VfuserverError names the source."""
+
+    async def named() -> AsyncGenerator[bytes, None]:
+        with saying(f"{source.name} does not give its state"):
+            async for piece in source.client.state_pieces():
+                yield piece
+
+    async with aclosing(named()) as state:
+        yield state
 
 
 async def stop_and_copy(source: End) -> None:
@@ -166,13 +182,19 @@ async def _may_run(end: End) -> bool:
 
 @contextmanager
 def saying(what: str) -> Iterator[None]:
-    """Puts what could not be done before the server's own words."""
+    """Puts what could not be done before the server's own words, or before how its connection ended."""
     try:
         yield
-    except CommandError as error:
+    except (CommandError, PeerError) as error:
         raise VfuserverError(f"{what}: {error}") from error
 
 
-def refusing(destination: End, hint: str = "") -> AbstractContextManager[None]:
+@contextmanager
+def refusing(destination: End, hint: str = "") -> Iterator[None]:
     """What a refusal of the stream is called, wherever in it that happens."""
-    return saying(f"{destination.name} refuses the state{hint}")
+    with saying(f"{destination.name} does not take the state"):
+        try:
+            yield
+        except CommandError as error:
+            text = f"{destination.name} refuses the state (its server's log may say why{hint}): {error}"
+            raise VfuserverError(text) from error

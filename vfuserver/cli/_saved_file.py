@@ -37,7 +37,9 @@ class NewFile:
     """A file that is being written. Leaving the `with` block without `finish` removes what there is of it."""
 
     def __init__(self, path: Path, about: dict[str, Any], *, replace: bool = False) -> None:
-        """`about` is plain data. UsageError: the file exists, and `replace` does not allow that."""
+        """`about` is plain data. UsageError: the file exists, and `replace` does not allow that, or it is none."""
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} must be a file, not a folder, a device or a pipe")
         if path.exists() and not replace:
             raise UsageError(f"{path} exists; use --force to replace it, or name another file")
         self.path = path

@@ -12,7 +12,7 @@ from vfuserver.cli._parameters import SERVER_SOCKET, Size, json_option, timeout_
 from vfuserver.cli._table import size
 
 if TYPE_CHECKING:
-    from vfuserver.cli._migrating import Moved
+    from vfuserver.cli._migrating import Moved, Round
 
 ROUNDS = 16
 
@@ -52,6 +52,8 @@ def command(
     if as_json:
         click.echo(json.dumps({"source": str(source), "destination": str(destination), **asdict(moved)}, indent=2))
     else:
+        for number, one in enumerate(moved.per_round, 1):
+            click.echo(f"round {number} of pre-copy: {_carried(one)} in {one.seconds * 1000:.1f} ms")
         click.echo(f"moved {source} to {destination}: {_told(moved)}")
         click.echo(f"blackout {moved.blackout * 1000:.1f} ms")
 
@@ -69,6 +71,10 @@ async def _migrate(source: Path, destination: Path, rounds: int, memory: int, ti
         mirror = Mirror(here.client, there.client, memory) if memory else None
         with progress("moving", await _moving.size_of(here)) as advance:
             return await Move(here, there, rounds=rounds, mirror=mirror, advance=advance).run()
+
+
+def _carried(one: Round) -> str:
+    return f"{one.state_bytes} bytes of state" + f", {size(one.memory_bytes)} of memory" * bool(one.memory_bytes)
 
 
 def _told(moved: Moved) -> str:
