@@ -14,8 +14,8 @@ from vfuserver import load
 from vfuserver.cli import main
 from vfuserver.cli._saved_file import NewFile
 from vfuserver.device.migration.contents import contents
-from vfuserver.device.migration.encoding import encode
 from vfuserver.device.migration.stream import Parser, Section
+from vfuserver.plain import encode
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"

@@ -90,9 +90,10 @@ class Activity:
         """The asynchronous accesses that somebody waits for."""
         return [run.what for run in self._answers]
 
-    def hold(self, *, gently: bool = False) -> None:
-        """Runs stop at their next await (`gently`: those inside a DMA transfer after it), timers stand still."""
-        self.brake.hold(gently=gently)
+    def hold(self, *, gently: bool = False, answers: bool = False) -> None:
+        """Runs stop at their next await (`gently`: those inside a DMA transfer after it; `answers`: not those that an
+        access waits for), timers stand still."""
+        self.brake.hold(gently=gently, answers=answers)
         for timer in self.timers:
             timer.hold()
 

@@ -31,6 +31,9 @@ class _Outside:
         self.brake = Brake()
         self.transfers = 0
 
+    async def may_transfer(self) -> None:
+        """At once."""
+
 
 class Dma:
     """The client's memory by IOVA (bytes). Every call may raise DmaError.
@@ -72,7 +75,7 @@ class Dma:
         """Reads `length` bytes."""
         run = CURRENT_RUN.get() or self._outside  # as _counted(), without another coroutine: models mostly do this
         if run.brake.on:
-            await run.brake.passed()
+            await run.may_transfer()
         memory = self._reach(pasid)
         self.outstanding += 1
         run.transfers += 1
@@ -86,7 +89,7 @@ class Dma:
         """Writes all of `data`."""
         run = CURRENT_RUN.get() or self._outside
         if run.brake.on:
-            await run.brake.passed()
+            await run.may_transfer()
         memory = self._reach(pasid)
         self.outstanding += 1
         run.transfers += 1
@@ -270,7 +273,7 @@ class Dma:
         """What is awaited: a job waits here while the device stops, and what has begun is counted (S3.10)."""
         run = CURRENT_RUN.get() or self._outside
         if run.brake.on:
-            await run.brake.passed()
+            await run.may_transfer()
         memory = self._reach(pasid)
         self.outstanding += 1
         run.transfers += 1

@@ -257,13 +257,13 @@ class PciDevice(Backend):
     def _runs_dry(self) -> bool:
         if not self.gate.word & Gate.RUNNING:
             return False
-        self.activity.hold(gently=True)
+        self.activity.hold(gently=True, answers=True)
         return not self.dma.outstanding
 
     def be_quiet(self) -> None:
         """The device as quiesce() leaves it, at once: of a device that runs and has no DMA under way, or of one that
         is stopped."""
-        self.activity.hold()
+        self.activity.hold(answers=True)
         self.gate.set(Gate.QUIET)
         self.gate.set(Gate.RUNNING)
 

@@ -30,17 +30,20 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 class Brake:
     """One device's brake: while it is on, runs wait before their next step. While it is only coming on (`gentle`),
-    those that are inside a DMA transfer end that first (S3.10)."""
+    those that are inside a DMA transfer end that first; while registers work (`answers`), those that a client's access
+    waits for go on (S3.10)."""
 
     def __init__(self) -> None:
         self.on = False
         self.gentle = False
+        self.answers = False
         self._waiting: list[asyncio.Future[None]] = []
 
-    def hold(self, *, gently: bool = False) -> None:
+    def hold(self, *, gently: bool = False, answers: bool = False) -> None:
         """Runs stop at their next await."""
         self.on = True
         self.gentle = gently
+        self.answers = answers
 
     def release(self) -> None:
         """Held runs go on."""
@@ -95,6 +98,12 @@ class Run:
         context.run(CURRENT_RUN.set, self)
         self._task = loop.create_task(self._main(), name=self.what, context=context)
 
+    async def may_transfer(self) -> None:
+        """Returns when it may begin DMA as far as the brake is concerned. What an access waits for is not held, but
+        refused by the gate."""
+        if not (self.brake.answers and self._answering):
+            await self.brake.passed()
+
     def ended(self) -> bool:
         """True once it has finished or was ended."""
         return self._ended
@@ -147,7 +156,8 @@ class Run:
                 error = raised
 
     def _is_held(self) -> bool:
-        return self.brake.on and not (self.brake.gentle and self.transfers)
+        brake = self.brake
+        return brake.on and not (brake.gentle and self.transfers) and not (brake.answers and self._answering)
 
     def _step(self, error: BaseException | None) -> Any:
         self._stepping = True

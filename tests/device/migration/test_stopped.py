@@ -172,6 +172,27 @@ async def test_access_that_waits_for_its_answer_is_ebusy(device: Messenger, clie
     await go(device, S.RUNNING, S.RUNNING_P2P)
 
 
+async def test_quiet_device_answers_an_asynchronous_access_whose_dma_is_refused(
+    device: Messenger, client: LocalClient
+) -> None:
+    """S3.10: it is accepted, and need not wait for its deadline; to stop, the device must have answered."""
+    await go(device, S.RUNNING, S.RUNNING_P2P)
+    later = device.activity.answer(device.read_slowly(), "BAR0+0x8 (slow)")
+    with pytest.raises(CommandError, match=r"slow.* must be answered first"):
+        migration(device).arc(S.RUNNING_P2P, S.STOP)
+    answers: list[object] = []
+    later.when_done(answers.append)
+    async with asyncio.timeout(1):
+        while not later.done:
+            await asyncio.sleep(0.001)
+    assert answers == [1]
+    device.activity.answer(device.dma.read(RAM, 4), "BAR0+0x8 (slow)").when_done(answers.append)
+    await turns()
+    assert isinstance(answers[1], DmaError)
+    assert answers[1].errno == errno.EBUSY
+    await go(device, S.RUNNING_P2P, S.STOP)
+
+
 async def test_quiet_device_answers_but_nothing_leaves_it(device: Messenger, client: LocalClient) -> None:
     """S3.10: registers take effect, jobs wait, interrupts become pending, DMA is refused."""
     await go(device, S.RUNNING, S.RUNNING_P2P)

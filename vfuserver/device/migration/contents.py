@@ -15,7 +15,6 @@ from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from vfuserver.device.migration import memory
-from vfuserver.device.migration.encoding import decode
 from vfuserver.device.migration.parts import DEVICE, PARTS
 from vfuserver.device.migration.shape import fits
 from vfuserver.device.migration.stream import END, Found, scan
@@ -25,6 +24,7 @@ from vfuserver.pci.capability import ExtendedCapability
 from vfuserver.pci.config_space import ConfigSpace
 from vfuserver.pci.describe import FieldView, header_of
 from vfuserver.pci.describe import describe as describe_config
+from vfuserver.plain import decode
 from vfuserver.registers import Declared, MemoryWindow
 from vfuserver.vfio import PciIrq
 

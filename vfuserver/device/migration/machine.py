@@ -65,6 +65,8 @@ class DeviceMigration:
     def arc(self, old: MigrationState, new: MigrationState) -> Later | None:
         """One direct arc. CommandError(EINVAL): a stream is refused, and the device is as before; EBUSY: an access
         waits for its answer."""
+        if _PACE[new] > _PACE[old]:
+            self._must_have_answered()
         if _PACE[old] is Pace.RUNS and _PACE[new] is not Pace.RUNS and not self.paused:
             return self._quiesce(partial(self._go, old, new))
         self._go(old, new)
@@ -174,7 +176,6 @@ class DeviceMigration:
     def _quiesce(self, then: Callable[[], None]) -> Later | None:
         """Ends DMA that is under way, then goes on: at once if there is none."""
         device = self._device
-        self._must_have_answered()
         if not device.dma.outstanding:
             then()
             return None
@@ -198,9 +199,11 @@ class DeviceMigration:
         return later
 
     def _must_have_answered(self) -> None:
-        if self._device.activity.unanswered:
-            waits = ", ".join(self._device.activity.unanswered)
-            raise CommandError(errno.EBUSY, f"{self._device.name} cannot stop: {waits} must be answered first")
+        """The coroutine of an access that is not answered is no state."""
+        device = self._device
+        if device.activity.unanswered:
+            waits = ", ".join(device.activity.unanswered)
+            raise CommandError(errno.EBUSY, f"{device.name} cannot stop: {waits} must be answered first")
 
     def _change_pace(self, pace: Pace) -> None:
         if self.paused:
