@@ -58,6 +58,19 @@ def test_anchor_waits_for_a_child_of_its_child() -> None:
     assert process.returncode == 7
 
 
+def test_anchor_tells_who_comes_after_the_one_that_was_told() -> None:
+    """The signal meets a server that has just handed over and does not listen any more."""
+    ends_with_7 = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+    grandchild = f"import signal, sys; {ends_with_7}; print(flush=True); signal.pause()"
+    deaf = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    code = f"{deaf}; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); time.sleep(0.3)"
+    with anchored(code) as (process, _):
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 7
+
+
 def test_anchor_needs_little_memory() -> None:
     with anchored("sys.stdin.read()") as (process, _):
         status = Path(f"/proc/{process.pid}/status").read_text()

@@ -148,6 +148,8 @@ def command(
         require_watcher()
     if checkpoint is not None and not supervise:
         raise UsageError("--checkpoint needs --supervise: without a supervisor nobody keeps anything")
+    if checkpoint is not None and checkpoint <= 0:
+        raise UsageError(f"--checkpoint must be a time in seconds, not {checkpoint:g}")
     loop = process.get("loop", "uvloop")
     if supervise and supervised is None and take_over is None:
         from vfuserver.cli._supervising import supervise as run_supervisor
