@@ -68,9 +68,8 @@ def serve(environment: None) -> Serve:
 
     @contextmanager
     def starter(*words: str | Path, count: int = 1, **more: object) -> Iterator[Serving]:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-        )  # type: ignore[call-overload]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
+        process = subprocess.Popen([*COMMAND, "serve", *map(str, words)], **options)  # type: ignore[call-overload]
         with process:
             serving = Serving(process)
             try:

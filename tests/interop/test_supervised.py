@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import PROGRAM, Eventfd, Server, one_device
+from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
+from tests.interop.test_raw_io_fds import ask
 
 ROUNDS = int(os.environ.get("VFUSERVER_KILLS", "12"))
 """`make stress` has a hundred."""
@@ -163,6 +164,16 @@ def test_unmapped_memory_stays_unmapped_after_a_death(server: Server, client: ra
     with pytest.raises(raw.RefusedError):
         client.dma_unmap(MEMORY + PAGE, PAGE)
     os.close(memory)
+
+
+def test_doorbell_s_eventfd_outlives_the_server(server: Server, client: raw.Client) -> None:
+    (bell,) = ask(client, raw.BAR0)
+    kill(server)
+    client.write(raw.CONFIG, 4, 7, 2)
+    before = client.read(0, RUNG)
+    os.eventfd_write(bell.fd, 5)
+    assert eventually(lambda: client.read(0, RUNG) == before + 5)
+    os.close(bell.fd)
 
 
 def test_next_client_is_served_after_a_death_without_one(server: Server) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop import raw_client as raw
-from tests.interop.conftest import PROGRAM, Eventfd, Server, one_device
+from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
+from tests.interop.test_raw_io_fds import ask
 
 MESSAGES = 1000
 PAGE = 4096
@@ -154,6 +155,23 @@ def test_device_that_waits_for_messages_of_dma_is_replaced_when_they_have_come(
     assert client.read(0, STATUS) == DONE
     replacing.join()
     assert client.memory[REMOTE][:PAGE] == client.memory[REMOTE][PAGE:]
+
+
+def test_none_of_the_rings_of_a_doorbell_is_lost_or_doubled(server: Server, client: raw.Client) -> None:
+    """The eventfd is the same one, and whoever rings it need not know."""
+    (bell,) = ask(client, raw.BAR0)
+    replacing = threading.Thread(target=upgraded, args=(server,))
+    replacing.start()
+    rings = 0
+    while replacing.is_alive():
+        os.eventfd_write(bell.fd, 1)
+        rings += 1
+        time.sleep(0.0005)
+    replacing.join()
+    os.eventfd_write(bell.fd, 1000)
+    assert eventually(lambda: client.read(0, RUNG) >= rings + 1000)
+    assert client.read(0, RUNG) == rings + 1000
+    os.close(bell.fd)
 
 
 def feature(client: raw.Client, index: int, data: bytes = b"", operation: int = 1 << 17) -> bytes:

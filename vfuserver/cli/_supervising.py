@@ -16,7 +16,7 @@ from typing import Any, Final
 from vfuserver.cli import _anchor
 from vfuserver.control.channel import Channel, Received
 from vfuserver.control.safekeeping import NAME
-from vfuserver.control.succession import OPTION, START, SUPERVISED, TAKE, own_command_line
+from vfuserver.control.succession import FORMAT, OPTION, START, SUPERVISED, TAKE, own_command_line
 from vfuserver.errors import VfuserverError
 from vfuserver.plain import Descriptor
 
@@ -145,6 +145,7 @@ class Supervisor:
         numbers = sorted(self._kept)
         companions = {} if self._companions is None else self._companions.value["companions"]
         return {
+            "format": FORMAT,
             "served": [self._kept[number].value["kept"] for number in numbers],
             "notes": [[one.value["noted"] for one in self._noted.get(number, ())] for number in numbers],
             "companions": {**companions, NAME: Descriptor(channel.fileno())},

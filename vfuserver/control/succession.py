@@ -10,7 +10,7 @@ anybody. Or it refuses, or is not heard of in time, and the one that served goes
 do both of them serve.
 
     successor:    {"ready": names of its devices}          or {"refused": lines}
-    predecessor:  what Server.carry() gives
+    predecessor:  {"format": FORMAT, ...} and what Server.carry() gives
     successor:    {"taken": its process id}                or {"refused": lines}
     predecessor:  {"serve": true}
 
@@ -37,6 +37,8 @@ OPTION: Final = "--take-over"
 """The option of the command line that names the successor's end of the channel."""
 SUPERVISED: Final = "--supervised"
 """The option that names the channel to a supervisor (control.safekeeping)."""
+FORMAT: Final = 1
+"""Counts how what is carried looks: code that knows another one refuses, and says so."""
 START: Final = 60.0
 """Seconds that a successor may take until it is ready: it may have to read half a hard disk."""
 STILL: Final = 5.0
@@ -109,7 +111,7 @@ async def _attempt(server: Server, channel: Channel, process: subprocess.Popen[b
     await server.pause(STILL)
     began = time.monotonic()
     try:
-        channel.send(server.carry())
+        channel.send({"format": FORMAT, **server.carry()})
         await _answer(channel, "taken", TAKE, process)
         channel.send({"serve": True})
     except BaseException:
@@ -167,9 +169,15 @@ class Predecessor:
         self._channel.close()
 
     async def carried(self, names: Sequence[str]) -> Received:
-        """Says that devices of these names are ready; what there is to take over. VfuserverError: nothing."""
+        """Says that devices of these names are ready; what there is to take over. VfuserverError: nothing, or nothing
+        that this code knows."""
         self._channel.send({"ready": list(names)})
-        return await self._channel.receive(START)
+        received = await self._channel.receive(START)
+        if received.value.get("format") != FORMAT:
+            received.close()
+            text = f"the new code takes over format {FORMAT}, not {received.value.get('format')}: restart the server"
+            raise UsageError(text)
+        return received
 
     def refuse(self, error: Exception) -> bool:
         """It stays the other one's; why. A text of several lines is a list. False: nobody hears it."""

@@ -56,9 +56,13 @@ class Brake:
     async def passed(self) -> None:
         """Returns when the brake is off."""
         while self.on:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+            await self.released()
+
+    async def released(self) -> None:
+        """Returns after the next release(), whatever came after that."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
 
 
 class Run:
@@ -135,9 +139,9 @@ class Run:
     def _steps(self) -> Generator[Any, Any, Any]:
         error: BaseException | None = None
         while True:
-            if self._is_held() and not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            while self._is_held() and not isinstance(error, asyncio.CancelledError | GeneratorExit):
                 try:
-                    yield from self.brake.passed().__await__()
+                    yield from self.brake.released().__await__()
                 except asyncio.CancelledError as cancelled:
                     error = cancelled
             if self.ended():

@@ -91,12 +91,16 @@ class UnixConnection:
     # -- from process to process
 
     def pause(self) -> None:
-        """Nothing is received or sent until resume()."""
+        """Nothing is received, sent or rung until resume()."""
         for lane in self._lanes:
             lane.pause()
+        self.session.pause()
 
     def resume(self) -> None:
         """Goes on after pause(), or after it was taken over."""
+        if self._closed:
+            return
+        self.session.resume()
         for lane in self._lanes:
             lane.resume()
 

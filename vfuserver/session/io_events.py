@@ -3,6 +3,8 @@
 It must not know messages, or what a signal does: that is the backend's.
 """
 
+from functools import partial
+
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.ports import Cancellable, Watch
 from vfuserver.vfio import IoEvent
@@ -20,12 +22,24 @@ class IoEventPort:
         """The event's descriptors, which stay the backend's; from now on its signals are heard."""
         fds = event.open()
         if self.watch is not None and fds[0] not in self._watching:
-            self._watching[fds[0]] = event, self.watch(fds[0], lambda: self._rung(event))
+            self._watching[fds[0]] = event, self.watch(fds[0], partial(self._rung, event))
         return fds
 
     def given(self, event: IoEvent) -> bool:
         """Whether the client has got the event's descriptors."""
         return any(event is one for one, _ in self._watching.values())
+
+    def pause(self) -> None:
+        """Hears nothing until resume(): what is rung meanwhile stays in the eventfds, for whoever listens next."""
+        for _, watching in self._watching.values():
+            watching.cancel()
+
+    def resume(self) -> None:
+        """Hears again, also what was rung meanwhile."""
+        if self.watch is not None:
+            for fd, (event, watching) in self._watching.items():
+                watching.cancel()
+                self._watching[fd] = event, self.watch(fd, partial(self._rung, event))
 
     def close(self) -> None:
         """Hears nothing more. Before the backend closes the descriptors. Idempotent."""

@@ -139,6 +139,14 @@ class Session:
         """What waits for its answer: such a connection cannot be carried."""
         return self._holding.what
 
+    def pause(self) -> None:
+        """Hears no doorbells until resume(); whoever runs the session feeds it nothing meanwhile."""
+        self.connection.io_events.pause()
+
+    def resume(self) -> None:
+        """Goes on after pause() or adopt()."""
+        self.connection.io_events.resume()
+
     def carry(self, *, streams: bool = True) -> dict[str, Any]:
         """Everything of the connection, for another process that goes on with it (plain data, descriptors lent).
 

@@ -104,6 +104,24 @@ async def test_pause_at_once_holds_what_is_under_way_and_resume_lets_it_end(
     assert (device.done, port.written, device.failed) == (2, [RAM, RAM + 16], 0)
 
 
+async def test_transfer_that_was_held_at_once_ends_where_the_brake_comes_on_again(
+    device: Messenger, client: LocalClient, port: Held
+) -> None:
+    """Gently, before its job has got its turn: as where quiesce() looks at that very moment."""
+    client.write(0, 0, 2)
+    await turns()
+    device.pause(at_once=True)
+    port.answer()
+    await turns(20)
+    device.resume()
+    device.activity.hold(gently=True)
+    await turns(20)
+    assert (device.done, port.written, device.dma.outstanding) == (1, [RAM], 0)
+    device.activity.release()
+    await finished(device, port)
+    assert (device.done, port.written, device.failed) == (2, [RAM, RAM + 16], 0)
+
+
 async def test_patience_that_ends_in_at_once_is_no_arc_of_its_own(
     device: Messenger, client: LocalClient, port: Held
 ) -> None:

@@ -32,7 +32,7 @@ class Loading:
 
     def __init__(self, device: PciDevice, carried: Mapping[str, Any] | None = None) -> None:
         self._device = device
-        self._parser = Parser(carried and carried["parser"])
+        self._parser = Parser()
         self._memory = Staged(device)
         self._saved: dict[str, Any] = {}
         self._refused: CommandError | None = None
@@ -76,6 +76,7 @@ class Loading:
             return
         for name, version, payload in carried["sections"]:
             self._take(Section(name, version, payload))
+        self._parser.adopt(carried["parser"])
 
     def _go_on(self) -> None:
         if self._refused is not None:

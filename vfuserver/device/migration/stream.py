@@ -92,23 +92,26 @@ class Parser:
     Every error is CommandError(EINVAL), and is the same for whatever follows it.
     """
 
-    CARRIED: ClassVar = {"buffer": bytes, "headers": int, "sections": int, "begun": bool, "ended": bool}
+    CARRIED: ClassVar = {"headers": int, "sections": int, "begun": bool, "ended": bool, "partial": bytes}
 
-    def __init__(self, carried: Mapping[str, Any] | None = None) -> None:
-        """One that was begun elsewhere goes on with what carry() gave."""
-        begun = carried or {"buffer": b"", "headers": 0, "sections": 0, "begun": False, "ended": False}
-        self._buffer = bytearray(begun["buffer"])
-        self._headers = begun["headers"]
-        self._sections = begun["sections"]
-        self._begun = begun["begun"]
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._headers = 0
+        self._sections = 0
+        self._begun = False
         self._refused: CommandError | None = None
-        self.ended = begun["ended"]
+        self.ended = False
         """True once the end marker came and was right."""
 
     def carry(self) -> dict[str, Any]:
-        """How far it is, and what is not a section yet."""
-        values = bytes(self._buffer), self._headers, self._sections, self._begun, self.ended
+        """How far it is, and what has come of a section that is not whole."""
+        values = self._headers, self._sections, self._begun, self.ended, bytes(self._buffer)
         return dict(zip(self.CARRIED, values, strict=True))
+
+    def adopt(self, carried: Mapping[str, Any]) -> None:
+        """Goes on from what carry() gave."""
+        self._headers, self._sections, self._begun, self.ended, partial = (carried[name] for name in self.CARRIED)
+        self.feed(partial)
 
     def feed(self, data: Bytes) -> list[Section]:
         """The sections that these bytes complete, without the end marker."""
