@@ -209,14 +209,19 @@ void vfu_ledger_close(vfu_ledger *l)
 
 static uint64_t end_of(const vfu_buffer *b) { return b->base + b->tail; }
 
-static commit_record now(const vfu_stream *s)
+static void record(commit_record *c, const vfu_stream *s)
 {
     const vfu_ledger *l = s->ledger;
-    commit_record record = {.rx_head = vfu_buffer_position(&s->rx), .scan = s->scan, .tx_base = s->tx.base,
-                            .tx_tail = end_of(&s->tx), .tx_fds = l->tx_fds, .hand = l->hand, .last_id = l->last_id};
 
-    memcpy(record.access, l->access, sizeof(record.access));
-    return record;
+    c->rx_head = vfu_buffer_position(&s->rx);
+    c->scan = s->scan;
+    c->tx_base = s->tx.base;
+    c->tx_tail = end_of(&s->tx);
+    c->tx_fds = l->tx_fds;
+    c->last_id = l->last_id;
+    c->hand = l->hand;
+    if (l->hand.size)
+        memcpy(c->access, l->access, sizeof(c->access));
 }
 
 void vfu_ledger_commit(vfu_stream *s)
@@ -224,7 +229,7 @@ void vfu_ledger_commit(vfu_stream *s)
     vfu_ledger_bank *b = s->ledger->bank;
     uint64_t next = b->commits + 1;
 
-    b->commit[next & 1] = now(s);
+    record(&b->commit[next & 1], s);
     publish(&b->commits, next);
 }
 
@@ -255,7 +260,7 @@ static bool change_banks(vfu_stream *s)
     vfu_ledger_bank *b = bank_of(l, generation);
 
     b->commits = b->receives = b->sends = b->marks = 0;
-    b->commit[0] = now(s);
+    record(&b->commit[0], s);
     b->receive[0] = (transfer_record){.base = s->rx.base, .at = end_of(&s->rx)};
     b->send[0] = (transfer_record){.at = vfu_buffer_position(&s->tx)};
     for (size_t i = s->rx_fds.head; i < s->rx_fds.tail; i++) {

@@ -98,8 +98,10 @@ class Conversation:
     """1000 messages at once, and their replies as they come."""
 
     def __init__(self, chance: random.Random) -> None:
-        makers = chance.choices([make for _, make in MIX], [weight for weight, _ in MIX], k=MESSAGES)
-        self.client = Client([(b"".join(make(tag) for tag, make in enumerate(makers)), None)])
+        makers = chance.choices([make for _, make in MIX], [weight for weight, _ in MIX], k=MESSAGES - 1)
+        sent = [make(tag) for tag, make in enumerate(makers)]
+        sent.append(read(0, 4, tag=MESSAGES))  # its reply says that posted writes before it are done
+        self.client = Client([(b"".join(sent), None)])
         self.expected, self.journal = self.client.expected()
         self.commands = len(self.expected)
         self.replies = self._parsed = 0
