@@ -36,7 +36,8 @@ static int ledger_init(LedgerObject *self, PyObject *args, PyObject *kwargs)
     }
     error = vfu_ledger_open(&self->ledger, max_transfer, fd);
     if (error == -EINVAL && fd >= 0) {
-        PyErr_Format(LocalError, "descriptor %d is no ledger of this version for max_data_xfer_size %u", fd, max_transfer);
+        PyErr_Format(LocalError, "descriptor %d is no ledger of this version for max_data_xfer_size %u", fd,
+                     max_transfer);
     } else if (error) {
         errno = -error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -73,7 +74,7 @@ PyTypeObject LedgerType = {
     .tp_getset = getset,
 };
 
-/* -- Stream.use ----------------------------------------------------------------------------------------------------- */
+/* -- Stream.use ------------------------------------------------------------------------------------------------------ */
 
 static PyStructSequence_Field fields[] = {
     {"fresh", "nobody had used the ledger"},

@@ -16,7 +16,7 @@ struct vfu_ledger {
     vfu_ledger_bank *bank;  /* the one in use */
     vfu_header hand;        /* the command that is not answered yet; size 0: there is none */
     uint8_t access[sizeof(vfu_region_access)]; /* the bytes that follow its header */
-    uint64_t tx_fds;        /* one beyond the position in `tx` of the last message with descriptors; 0: there was none */
+    uint64_t tx_fds;        /* one beyond where in `tx` the last message with descriptors begins; 0: there was none */
     uint32_t last_id;       /* one beyond the id of our own last message; 0: there was none */
     bool used;              /* by a stream, now or before */
 };
@@ -29,8 +29,8 @@ typedef struct {
     int last_id;      /* of our own messages, or -1 */
 } vfu_ledger_report;
 
-/* Makes a ledger for messages of up to `max_transfer` bytes of data, or (fd >= 0) maps one; the descriptor is duplicated.
- * -errno; -EINVAL: the file is no ledger of this layout and these sizes. */
+/* Makes a ledger for messages of up to `max_transfer` bytes of data, or (fd >= 0) maps one (fd is duplicated). -errno;
+ * -EINVAL: the file is no ledger of this layout and these sizes. */
 int vfu_ledger_open(vfu_ledger *ledger, uint32_t max_transfer, int fd);
 void vfu_ledger_close(vfu_ledger *ledger);
 
