@@ -40,4 +40,4 @@ def test_the_command_prints_the_table_as_text_and_as_json() -> None:
     assert {number: line["tests"] for number, line in said.items()} == {n: line.tests for n, line in table.items()}
     lines = run().splitlines()
     assert len(lines) > len(table)
-    assert "         waits for: migration" in lines
+    assert "         waits for: passthrough" in lines

@@ -176,6 +176,15 @@ def test_doorbell_s_eventfd_outlives_the_server(server: Server, client: raw.Clie
     os.close(bell.fd)
 
 
+def test_device_that_cannot_be_kept_is_refused_at_the_start(tmp_path: Path) -> None:
+    source = tmp_path / "still.py"
+    source.write_text("from vfuserver_devices.edu import Edu\nclass Still(Edu):\n    migrates = False\n")
+    words = [PROGRAM, "serve", f"{source}:Still", "--socket", str(tmp_path / "socket"), "--supervise"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "--supervise: " in done.stderr
+
+
 def test_next_client_is_served_after_a_death_without_one(server: Server) -> None:
     kill(server)
     with raw.Client(server.path) as client:

@@ -11,6 +11,9 @@ import pytest
 from tests.session.device import LittleDevice
 from tests.session.dma import PAGE, UNMAP, map_
 from tests.session.harness import Message, Wire, command
+from tests.session.migrating import go
+from tests.session.migration_oracle import S
+from vfuserver import load
 from vfuserver.session.feature import Operation
 from vfuserver.vfio import Memory
 
@@ -147,6 +150,28 @@ def test_the_next_client_starts_without_a_log(wire: Wire, device: LittleDevice) 
     another.negotiate()
     assert stop(another) == errno.EINVAL
     another.close()
+
+
+def test_states_of_migration_neither_start_nor_end_it() -> None:
+    """S3.18, S3.21: what was written before the device stopped is reported afterwards, or lost with its mapping."""
+    device = load("testdev")()
+    wire = Wire(device)
+    wire.negotiate()
+    device.config.write(4, 2, 7)
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 16 * PAGE)
+    map_(wire, BASE, 16 * PAGE, fds=(fd,))
+    os.close(fd)
+    start(wire)
+    for at, way in enumerate([(S.PRE_COPY, S.STOP_COPY, S.STOP), (S.RUNNING_P2P,), (S.STOP,)]):
+        device.dma.write_now(BASE + at * PAGE, b"x")
+        go(wire, way)
+        assert start(wire) == errno.EINVAL
+        assert dirty(wire, BASE, 16 * PAGE) == [at]
+        go(wire, [S.RUNNING])
+    assert stop(wire) == 0
+    wire.close()
+    device.close()
 
 
 # -- what is reported

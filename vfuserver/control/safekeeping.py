@@ -29,7 +29,8 @@ from typing import Any, Final, Self
 
 from vfuserver.control.channel import Channel
 from vfuserver.engine import Server
-from vfuserver.errors import CommandError, VfuserverError
+from vfuserver.engine.uvloop_engine import Served
+from vfuserver.errors import CommandError, UsageError, VfuserverError
 from vfuserver.plain import Descriptor
 
 log = logging.getLogger("vfuserver.control")
@@ -67,11 +68,22 @@ class Kept:
                 raise CommandError(errno.EBUSY, "the server is being replaced")
             carried = server.served[self._number].kept()
         except VfuserverError as error:
-            log.debug("device %d is kept later: %s", self._number, error)
-            self._safekeeping.soon(self)
+            if isinstance(error, CommandError) and error.errno == errno.ENOTSUP:
+                log.error("%s is not kept: %s", server.served[self._number].name, error.message)
+            else:
+                log.debug("device %d is kept later: %s", self._number, error)
+                self._safekeeping.soon(self)
             return
         self._notes = 0
         self._safekeeping.tell({"device": self._number, "kept": carried})
+
+
+def _must_be_portable(served: Served) -> None:
+    try:
+        served.kept()
+    except CommandError as error:
+        if error.errno == errno.ENOTSUP:
+            raise UsageError(f"--supervise: {error.message}") from error
 
 
 class Safekeeping:
@@ -100,7 +112,10 @@ class Safekeeping:
         return self._kept[-1]
 
     def begin(self) -> None:
-        """This process is about to serve: the supervisor is told everything, and kept informed."""
+        """This process is about to serve: the supervisor is told everything, and kept informed. UsageError: a device
+        can never be kept."""
+        for served in self.server.served:
+            _must_be_portable(served)
         self._begun = True
         self.tell({"serving": os.getpid()})
         self._keep_all()

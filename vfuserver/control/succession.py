@@ -41,8 +41,8 @@ FORMAT: Final = 1
 """Counts how what is carried looks: code that knows another one refuses, and says so."""
 START: Final = 60.0
 """Seconds that a successor may take until it is ready: it may have to read half a hard disk."""
-STILL: Final = 5.0
-"""Seconds until all devices stand still: no command is held for longer than that."""
+STILL: Final = 3.0
+"""Seconds until all devices stand still; a client waits 5 for its answer (S1.11)."""
 TAKE: Final = 10.0
 """Seconds that it may take to take over; the clients wait."""
 

@@ -7,6 +7,7 @@ timers tell their own (`job`, `timer`).
 import errno
 import logging
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any, Final, Protocol
 
 from vfuserver.device.run import Brake, Run
@@ -17,6 +18,13 @@ log = logging.getLogger(__name__)
 
 MOST_RUNS: Final = 65536
 """Runs of one device at a time."""
+
+
+class Reason(Enum):
+    """Why activity is held; each reason ends by itself."""
+
+    OWN = "the device is quiet, or stopped"
+    NEIGHBOURS = "one beside it is stopped"
 
 
 class Holdable(Protocol):
@@ -38,6 +46,7 @@ class Activity:
         self.timers: list[Holdable] = []
         self._runs: set[Run] = set()
         self._answers: dict[Run, Later] = {}
+        self._holds: dict[Reason, tuple[bool, bool]] = {}
 
     @property
     def answering(self) -> int:
@@ -90,16 +99,18 @@ class Activity:
         """The asynchronous accesses that somebody waits for."""
         return [run.what for run in self._answers]
 
-    def hold(self, *, gently: bool = False, answers: bool = False) -> None:
+    def hold(self, why: Reason = Reason.OWN, *, gently: bool = False, answers: bool = False) -> None:
         """Runs stop at their next await (`gently`: those inside a DMA transfer after it; `answers`: not those that an
-        access waits for), timers stand still."""
-        self.brake.hold(gently=gently, answers=answers)
+        access waits for), timers stand still. Another hold for the same reason replaces this one."""
+        self._holds[why] = gently, answers
+        self._brake()
         for timer in self.timers:
             timer.hold()
 
-    def release(self) -> None:
-        """What hold() held goes on."""
-        self.brake.release()
+    def release(self, why: Reason = Reason.OWN) -> None:
+        """What was held goes on, unless it is held for another reason."""
+        self._holds.pop(why, None)
+        self._brake()
         self.kick()
 
     def kick(self) -> None:
@@ -114,6 +125,13 @@ class Activity:
         """DMA of everything that is running now fails from here on, even if another client comes."""
         for run in self._runs:
             run.client_lost = True
+
+    def _brake(self) -> None:
+        holds = self._holds.values()
+        if holds:
+            self.brake.hold(gently=all(gently for gently, _ in holds), answers=all(answers for _, answers in holds))
+        else:
+            self.brake.release()
 
     def _forget(self, run: Run) -> None:
         self._runs.discard(run)

@@ -28,6 +28,7 @@ from vfuserver.device.interrupts import Interrupts
 from vfuserver.device.intx import IntxLine
 from vfuserver.device.migration import DeviceMigration
 from vfuserver.device.msix_table import TABLE, MsixTable
+from vfuserver.device.neighbours import Neighbours
 from vfuserver.device.option import parse_options
 from vfuserver.device.rom import Rom, RomImage
 from vfuserver.errors import DeclarationError, LocalError, UsageError
@@ -109,6 +110,7 @@ class PciDevice(Backend):
         self.gate = Gate()
         self.dma = Dma(self.gate)
         self.activity = Activity(self.name)
+        self.neighbours = Neighbours(self)
         self.client: Client | None = None
         self.__dict__.update(parse_options(self.device_name, declared.options, options))
         self.rom_image = declared.rom if rom is None else _loaded(rom)  # before anything owns a descriptor
@@ -195,7 +197,7 @@ class PciDevice(Backend):
             return
         self.interrupts.attach(None)
         self.io_events.disconnect()
-        self.client = None
+        self.neighbours.leave()
         self.dma.detach()
         self.activity.client_lost()
 
@@ -229,6 +231,11 @@ class PciDevice(Backend):
     def stop(self) -> None:
         """Stops the device for migration: no hooks, no DMA, no interrupts; jobs are held at their next await and
         timers stand still (S3.9). Copies under way in other threads are waited for. Idempotent."""
+        self.halt()
+        self.neighbours.stopped()
+
+    def halt(self) -> None:
+        """As stop(), for a moment that the devices beside it do not notice. Idempotent."""
         self.gate.clear(Gate.RUNNING)
         self.dma.drain()
         self.activity.hold()
@@ -237,6 +244,7 @@ class PciDevice(Backend):
         """Lets a stopped device go on, and starts what waited for a loop; pending interrupts are sent. Idempotent."""
         self.gate.clear(Gate.QUIET)
         self.gate.set(Gate.RUNNING)
+        self.neighbours.set_going()
         self.activity.release()
         self.interrupts.resume()
         self.io_events.resume()
@@ -266,6 +274,7 @@ class PciDevice(Backend):
         self.activity.hold(answers=True)
         self.gate.set(Gate.QUIET)
         self.gate.set(Gate.RUNNING)
+        self.neighbours.set_going()
 
     def pause(self, at_once: bool = False) -> Later | None:
         """Stands still for hand_over(), in any migration state: jobs, timers and interrupts are held, and time does not
@@ -333,6 +342,7 @@ class PciDevice(Backend):
 
         Of a paused device another process may have the files by now: what its jobs write as they end is not seen."""
         self.detach()
+        self.neighbours.close()
         if self.migration is not None and self.migration.paused:
             for bar in self.bars.values():
                 bar.let_go()
@@ -432,7 +442,7 @@ def _loaded(rom: Rom | str) -> RomImage:
 
 _RESERVED = (
     frozenset(dir(PciDevice))
-    | {"name", "log", "gate", "dma", "activity", "client", "bars", "config", "irqs", "rom_image"}
+    | {"name", "log", "gate", "dma", "activity", "neighbours", "client", "bars", "config", "irqs", "rom_image"}
     | {
         "io_events",
         "regions",

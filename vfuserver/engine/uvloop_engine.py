@@ -287,6 +287,7 @@ class Server:
         self.left = False
         """True once another process has taken over."""
         self._served: list[Served] = []
+        self._devices: list[Backend] = []
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> "Server":
@@ -295,6 +296,7 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         while self._served:
             self._served.pop().close()
+            self._devices.pop()
 
     def add(self, backend: Backend, listener: Listener, options: SessionOptions | None = None) -> None:
         """Serves `backend` on `listener` from now on; the server owns both and closes them."""
@@ -310,6 +312,8 @@ class Server:
     def _made(self, backend: Backend, listener: Listener, options: SessionOptions | None) -> Served:
         keeper = None if self.safe is None else self.safe.keeper(len(self._served))
         served = Served(backend, listener, options or self._options, asyncio.get_running_loop(), keeper)
+        self._devices.append(backend)
+        backend.beside = self._devices
         self._served.append(served)
         return served
 
@@ -317,16 +321,16 @@ class Server:
 
     async def pause(self, patience: float) -> None:
         """Everything stands still. CommandError: a device cannot, within so many seconds or ever; all go on."""
-        still: list[Served] = []
         self.still = True
+        pausing = [asyncio.ensure_future(served.pause(patience)) for served in self._served]
         try:
-            for served in self._served:
-                await served.pause(patience)
-                still.append(served)
+            for one in pausing:
+                await one
         except BaseException:
-            self.still = False
-            for served in still:
-                served.resume()
+            for one in pausing:
+                one.cancel()
+            await asyncio.gather(*pausing, return_exceptions=True)
+            self.resume()
             raise
 
     def resume(self) -> None:
@@ -349,6 +353,7 @@ class Server:
             companion.leave()
         while self._served:
             self._served.pop().leave()
+            self._devices.pop()
 
     @property
     def served(self) -> tuple[Served, ...]:

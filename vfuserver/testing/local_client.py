@@ -115,6 +115,7 @@ class LocalClient:
         self.backend = backend
         self.memory = LocalMemory(backend.gate, who=backend.name)
         self.interrupts = LocalInterrupts()
+        self.peer_pid: int | None = None
 
     def __enter__(self) -> LocalClient:
         self.backend.attach(self)

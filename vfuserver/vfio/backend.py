@@ -121,6 +121,10 @@ class Client(Protocol):
     def interrupts(self) -> Interrupts:
         """Its eventfds."""
 
+    @property
+    def peer_pid(self) -> int | None:
+        """Its process: that of one virtual machine. None: not known."""
+
 
 class Backend(ABC):
     """A device. Subclasses set the attributes before they are attached and never change their shape afterwards."""
@@ -132,6 +136,8 @@ class Backend(ABC):
     """By VFIO interrupt index; 5 entries for PCI."""
     gate: Gate
     device_flags: DeviceFlags = DeviceFlags.PCI | DeviceFlags.RESET
+    beside: Sequence["Backend"] = ()
+    """All that are served by one server, this one included: set by whoever serves them, and alive."""
     migration: Migration | None = None
     """How it is saved and loaded. None: it does not migrate."""
     migration_state: MigrationState = MigrationState.RUNNING

@@ -19,7 +19,7 @@ from vfuserver.errors import CommandError
 from vfuserver.vfio import Later, MigrationError, MigrationFlags, MigrationState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from vfuserver.device.pci_device import PciDevice
 
@@ -67,8 +67,8 @@ class DeviceMigration:
         waits for its answer."""
         if _PACE[new] > _PACE[old]:
             self._must_have_answered()
-        if _PACE[old] is Pace.RUNS and _PACE[new] is not Pace.RUNS and not self.paused:
-            return self._quiesce(partial(self._go, old, new))
+        if not self.paused and self._waits(_PACE[old], _PACE[new]):
+            return self._after(self._rest(_PACE[old], _PACE[new]), partial(self._go, old, new))
         self._go(old, new)
         return None
 
@@ -115,8 +115,8 @@ class DeviceMigration:
         if self._waiting is not None:
             raise CommandError(errno.EBUSY, f"{self._device.name} is about to stop: that must end first")
         self._must_have_answered()
-        if self._pace is Pace.RUNS:
-            self._pausing = self._quiesce(self.stand_still)
+        if self._pace is Pace.RUNS and self._device.dma.outstanding:
+            self._pausing = self._after(self._device.quiesce(), self.stand_still)
             return self._pausing
         self.stand_still()
         return None
@@ -129,9 +129,9 @@ class DeviceMigration:
             self._change_pace(self._pace)
 
     def stand_still(self) -> None:
-        """Paused, at once."""
+        """Paused, at once; the devices beside it need not wait."""
         self.paused = True
-        self._device.stop()
+        self._device.halt()
 
     def carry(self) -> dict[str, Any]:
         """The stream that is under way, if any, as plain data; it stays the same here."""
@@ -173,15 +173,24 @@ class DeviceMigration:
             self._change_pace(_PACE[old])
             raise
 
-    def _quiesce(self, then: Callable[[], None]) -> Later | None:
-        """Ends DMA that is under way, then goes on: at once if there is none."""
+    def _waits(self, old: Pace, new: Pace) -> bool:
+        """Whether there is DMA that has to end first: its own before it is quiet, and that of the devices beside it
+        before it stops (S3.10)."""
         device = self._device
-        if not device.dma.outstanding:
-            then()
-            return None
-        task = asyncio.get_running_loop().create_task(device.quiesce())
+        own = old is Pace.RUNS and new is not Pace.RUNS and bool(device.dma.outstanding)
+        return own or (old is not Pace.STOPPED and new is Pace.STOPPED and device.neighbours.moving)
+
+    async def _rest(self, old: Pace, new: Pace) -> None:
+        if old is Pace.RUNS:
+            await self._device.quiesce()
+        if new is Pace.STOPPED:
+            await self._device.neighbours.rest()
+
+    def _after(self, rest: Coroutine[Any, Any, None], then: Callable[[], None]) -> Later:
+        """Goes on when what was under way has ended."""
+        task = asyncio.get_running_loop().create_task(rest)
         self._waiting = task
-        later = Later(f"{device.name}: DMA that is under way", on_cancel=lambda: _cancel(task))
+        later = Later(f"{self._device.name}: DMA that is under way", on_cancel=lambda: _cancel(task))
 
         def done(ended: asyncio.Task[None]) -> None:
             self._waiting = None if self._waiting is ended else self._waiting
