@@ -125,6 +125,8 @@ static void fill(StreamObject *self, Incoming *rx, Incoming *tx)
     error = vfu_stream_adopt(&self->stream, &in, &out);
     if (error == -ENOMEM)
         PyErr_NoMemory();
+    else if (error == -EBUSY)
+        PyErr_SetString(LocalError, "a stream with a ledger takes one unsent message with descriptors: send the first");
     else if (error)
         PyErr_SetString(PyExc_ValueError, "descriptors must be in order, each beside a byte, and those to be sent at most "
                                           "253 beside the first byte of a whole message");

@@ -253,3 +253,13 @@ void vfu_ledger_close_gaps(vfu_stream *s)
     if (!vfu_ledger_change_banks(s))
         vfu_stream_break(s, "more than %d messages with descriptors wait", VFU_LEDGER_MARKS);
 }
+
+/* The queues were filled with what another process had in them. */
+void vfu_ledger_adopted(vfu_stream *s)
+{
+    const vfu_fds *f = &s->tx_fds;
+
+    s->ledger->tx_fds = vfu_fds_length(f) ? f->item[f->head].at + 1 : 0;
+    if (!vfu_ledger_change_banks(s))
+        vfu_stream_break(s, "more than %d messages with descriptors wait", VFU_LEDGER_MARKS);
+}

@@ -48,6 +48,7 @@ void vfu_ledger_expect(vfu_stream *stream);
 void vfu_ledger_received(vfu_stream *stream, size_t length, size_t fds);
 void vfu_ledger_sent(vfu_stream *stream, size_t length);
 void vfu_ledger_close_gaps(vfu_stream *stream);
+void vfu_ledger_adopted(vfu_stream *stream);
 bool vfu_ledger_committed(const vfu_stream *stream);
 /* recvmsg and sendmsg whose result the kernel itself writes into the ledger. */
 ssize_t vfu_ledger_recvmsg(vfu_stream *stream, int fd, struct msghdr *message, int flags);

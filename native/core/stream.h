@@ -122,7 +122,8 @@ typedef struct {
 /* Takes out of `rx` the replies that were served before their turn: then `rx` and `tx` say all that is to be done. */
 void vfu_stream_settle(vfu_stream *stream);
 /* Fills a stream that nothing has passed through; serves nothing yet. 0: it owns the descriptors. -EINVAL (descriptors
- * without a byte, out of order, or without a whole message to be sent with), -ENOMEM: nothing has changed. */
+ * without a byte, out of order, or without a whole message to be sent with), -ENOMEM, -EBUSY (more than one message
+ * with descriptors is unsent, and the stream has a ledger): nothing has changed. */
 int vfu_stream_adopt(vfu_stream *stream, const vfu_queue *rx, const vfu_queue *tx);
 
 #endif

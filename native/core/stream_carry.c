@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "stream.h"
+#include "ledger.h"
 
 /* Descriptors are in order, and each lies beside a byte. */
 static bool ordered(const vfu_queue *q)
@@ -60,15 +60,23 @@ static void empty(vfu_buffer *buffer, vfu_fds *fds)
 {
     fds->head = fds->tail;
     vfu_fds_free(fds);
-    vfu_buffer_free(buffer);
+    if (buffer->ring)
+        buffer->tail = buffer->head;
+    else
+        vfu_buffer_free(buffer);
 }
 
 int vfu_stream_adopt(vfu_stream *s, const vfu_queue *rx, const vfu_queue *tx)
 {
     if (!ordered(rx) || !ordered(tx) || !sendable(tx))
         return -EINVAL;
-    if (fill(&s->rx, &s->rx_fds, rx) && fill(&s->tx, &s->tx_fds, tx))
+    if (s->ledger && tx->count && tx->fds[0].at != tx->fds[tx->count - 1].at)
+        return -EBUSY;
+    if (fill(&s->rx, &s->rx_fds, rx) && fill(&s->tx, &s->tx_fds, tx)) {
+        if (s->ledger)
+            vfu_ledger_adopted(s);
         return 0;
+    }
     empty(&s->rx, &s->rx_fds);
     empty(&s->tx, &s->tx_fds);
     return -ENOMEM;

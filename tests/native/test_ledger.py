@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.native.ledgers import DESCRIPTOR, HEAD, LATER, MAX, MEMORY, Server, copy_of, write_to_journal
-from tests.native.messages import NO_REPLY, message, read, replies
+from tests.native.messages import NO_REPLY, REPLY, message, read, replies
 from vfuserver import _core
 from vfuserver.errors import LocalError
 
@@ -103,6 +103,23 @@ def test_stream_with_bytes_moves_into_a_fresh_ledger(server: Server, successor: 
     assert server.stream.use(ledger).unread == 20
     assert successor.stream.use(copy_of(ledger.fd)).unread == 20
     assert answered(successor, write_to_journal(1, 1)[20:]) == [(2, 0), (1, 0)]
+
+
+def test_adopted_bytes_are_the_ledgers_at_once(server: Server, successor: Server) -> None:
+    """A replaced server that is killed before it serves anything: its descriptors are lost, and no byte."""
+    ledger = _core.Ledger(MAX)
+    waiting, unsent = message(7, b"ab", tag=3) + read(0, 4, tag=4), message(52, b"ours", tag=8)
+    reply = message(DESCRIPTOR, b"x", tag=2, flags=REPLY)
+    used(server, ledger).stream.adopt(waiting, [(17, 0)], unsent + reply, [(len(unsent), 0)])
+    report = successor.stream.use(copy_of(ledger.fd))
+    assert (report.failed, report.awaiting, report.unread) == ((DESCRIPTOR, 2, True), 1, len(waiting))
+    assert answered(successor) == [(8, 0), (2, EIO), (3, EIO), (4, 0)]
+
+
+def test_two_unsent_replies_with_descriptors_are_not_adopted(server: Server) -> None:
+    reply = message(DESCRIPTOR, b"x", tag=2, flags=REPLY)
+    with pytest.raises(LocalError, match="send the first"):
+        used(server).stream.adopt(b"", [], reply + reply, [(0, 0), (len(reply), 0)])
 
 
 def test_descriptors_that_a_message_awaits_are_lost_but_not_its_place(server: Server, successor: Server) -> None:
