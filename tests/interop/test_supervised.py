@@ -15,7 +15,10 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
+from tests.interop.dma.conftest import COPY, PATTERN, SIZE, start
+from tests.interop.dma.conftest import REMOTE as TWIN_MEMORY
 from tests.interop.test_raw_io_fds import ask
+from tests.interop.test_raw_twin_socket import TwinClient, served
 
 ROUNDS = int(os.environ.get("VFUSERVER_KILLS", "12"))
 """`make stress` has a hundred."""
@@ -25,7 +28,7 @@ SCRATCH, DOORBELL, RUNG, RAISE = 0x04, 0x10, 0x14, 0x18
 SOURCE, DESTINATION, LENGTH, COMMAND, STATUS = 0x20, 0x28, 0x30, 0x34, 0x38
 DONE, BUSY = 2, 1
 PAGE = 4096
-MEMORY = 0x100000
+MEMORY, REMOTE = 0x100000, 0x800000
 MSIX = 2
 IDENTIFICATION = 0x54534554
 
@@ -183,6 +186,42 @@ def test_device_that_cannot_be_kept_is_refused_at_the_start(tmp_path: Path) -> N
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "--supervise: " in done.stderr
+
+
+def test_reply_to_a_message_of_the_dead_process_is_taken_for_no_other(server: Server) -> None:
+    """Its device waits for it no more, and the one that goes on asks under other ids."""
+    with raw.Client(server.path, timeout=30.0) as client:
+        client.memory[REMOTE] = bytearray(os.urandom(2 * PAGE))
+        client.dma_map(REMOTE, 2 * PAGE)
+        for _ in range(3):
+            client.write(raw.CONFIG, 4, 7, 2)
+            client.write(0, SOURCE, REMOTE, 8)
+            client.write(0, DESTINATION, REMOTE + PAGE, 8)
+            client.write(0, LENGTH, PAGE)
+            client.write(0, COMMAND, 1)
+            asked = client.receive_dma()
+            kill(server)
+            client.answer(asked)
+            client.write(raw.CONFIG, 4, 7, 2)
+            while client.read(0, STATUS) == BUSY:
+                pass
+            client.memory[REMOTE][:PAGE] = os.urandom(PAGE)
+            assert copied(client, REMOTE, REMOTE + PAGE, PAGE) == DONE
+            assert client.memory[REMOTE][:PAGE] == client.memory[REMOTE][PAGE:]
+
+
+def test_twin_socket_outlives_the_server(server: Server) -> None:
+    with TwinClient(server.path) as client:
+        client.write(raw.CONFIG, 4, 7, 2)
+        client.memory[TWIN_MEMORY] = bytearray(PATTERN)
+        client.dma_map(TWIN_MEMORY, SIZE)
+        for _ in range(2):
+            start(client, COPY, TWIN_MEMORY, TWIN_MEMORY + SIZE // 2, SIZE // 2)
+            assert served(client) == DONE
+            assert client.memory[TWIN_MEMORY] == PATTERN[: SIZE // 2] * 2
+            client.memory[TWIN_MEMORY][:] = PATTERN
+            kill(server)
+            client.write(raw.CONFIG, 4, 7, 2)
 
 
 def test_next_client_is_served_after_a_death_without_one(server: Server) -> None:

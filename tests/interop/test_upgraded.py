@@ -13,7 +13,10 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
+from tests.interop.dma.conftest import COPY, PATTERN, SIZE, start
+from tests.interop.dma.conftest import REMOTE as TWIN_MEMORY
 from tests.interop.test_raw_io_fds import ask
+from tests.interop.test_raw_twin_socket import TwinClient, served
 
 MESSAGES = 1000
 PAGE = 4096
@@ -172,6 +175,19 @@ def test_none_of_the_rings_of_a_doorbell_is_lost_or_doubled(server: Server, clie
     assert eventually(lambda: client.read(0, RUNG) >= rings + 1000)
     assert client.read(0, RUNG) == rings + 1000
     os.close(bell.fd)
+
+
+def test_twin_socket_goes_over_with_the_main_one(server: Server) -> None:
+    with TwinClient(server.path) as client:
+        client.write(raw.CONFIG, 4, 7, 2)
+        client.memory[TWIN_MEMORY] = bytearray(PATTERN)
+        client.dma_map(TWIN_MEMORY, SIZE)
+        for _ in range(2):
+            start(client, COPY, TWIN_MEMORY, TWIN_MEMORY + SIZE // 2, SIZE // 2)
+            assert served(client) == DONE
+            assert client.memory[TWIN_MEMORY] == PATTERN[: SIZE // 2] * 2
+            client.memory[TWIN_MEMORY][:] = PATTERN
+            upgraded(server)
 
 
 def feature(client: raw.Client, index: int, data: bytes = b"", operation: int = 1 << 17) -> bytes:

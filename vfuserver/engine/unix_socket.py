@@ -79,6 +79,7 @@ class UnixConnection:
             peer_pid=_peer_pid(sock),
             keeper=keeper,
         )
+        self._last_id: int | None = None  # of our own messages, if a process that was killed had sent any
         self._ledgers: dict[Stream, Ledger] | None = None if keeper is None else {}
         if carried is None:
             self._use_ledger(self.session.stream, None)
@@ -127,7 +128,9 @@ class UnixConnection:
             return None
         ledger = Ledger(self.session.options.max_data_xfer_size, -1 if carried is None else carried.fd)
         self._ledgers[stream] = ledger
-        return stream.use(ledger)
+        report = stream.use(ledger)
+        self._last_id = report.last_id if report.last_id is not None else self._last_id
+        return report
 
     def leave(self) -> None:
         """Another process goes on with it: gives back what is ours, and tells nobody. After the device is closed."""
@@ -147,6 +150,8 @@ class UnixConnection:
             if report is not None and report.failed is not None:
                 self.in_hand = report.failed[:2]
             self.session.adopt(carried["session"])
+            if self._last_id is not None:
+                self.session.connection.outgoing.go_on_behind(self._last_id)
         except BaseException:
             self._closed = True
             self.session.leave()

@@ -237,7 +237,10 @@ class Connection:
             if carried["twin"]:
                 self.twin.stream.adopt(*adopted_stream(carried["twin"]))
         self._layout.adopt(carried["layout"])
-        self.outgoing.adopt(carried["outgoing"])
+        if carried["stream"] is None:  # it was killed: which of its messages were answered since, nobody knows
+            self.outgoing.adopt({**carried["outgoing"], "pieces": [], "probe": None})
+        else:
+            self.outgoing.adopt(carried["outgoing"])
         if self.machine is not None and carried["machine"] is not None:
             self.machine.adopt(carried["machine"])
         if self._region_v1 is not None and carried["region_v1"] is not None:

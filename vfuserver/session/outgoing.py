@@ -181,6 +181,11 @@ class Outgoing:
         self._pieces = {number: _Forgotten(count) for number, count in carried["pieces"]}
         self._under_way = sum(piece.count for piece in self._pieces.values())
 
+    def go_on_behind(self, message_id: int) -> None:
+        """The process before this one was killed after it had sent a message of this id: replies to what it sent must
+        not be taken for others."""
+        self._last_id = message_id
+
     def dump(self) -> dict[str, int]:
         """What is under way, as numbers."""
         return {"transfers": len(self._transfers), "messages": len(self._pieces), "bytes": self._under_way}
