@@ -222,6 +222,7 @@ def test_twin_socket_outlives_the_server(server: Server) -> None:
             client.memory[TWIN_MEMORY][:] = PATTERN
             kill(server)
             client.write(raw.CONFIG, 4, 7, 2)
+            served(client)  # what was under way when the device was kept last is done once more
 
 
 def test_next_client_is_served_after_a_death_without_one(server: Server) -> None:
