@@ -10,6 +10,7 @@ STRESS := build/stress
 
 STRESS_SECONDS ?= 5
 STRESS_KILLS   ?= 2000
+STRESS_DEATHS  ?= 100
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit guest sanitize stress requirements bench wheel clean
@@ -66,8 +67,11 @@ stress: $(CORE)  ## threads of DMA against map, unmap and report, under the sani
 	done
 	@echo "== $(STRESS_KILLS) kills in the middle of 1000 messages"
 	@STRESS_KILLS=$(STRESS_KILLS) $(BIN)/pytest -q tests/native/test_ledger_kills.py tests/native/test_ledger_steps.py
+	@[ $(STRESS_DEATHS) -eq 0 ] || { echo "== $(STRESS_DEATHS) deaths of a supervised server"; \
+		VFUSERVER_KILLS=$(STRESS_DEATHS) $(BIN)/pytest -q tests/interop/test_supervised.py -k thousand; }
 
-sanitize: $(CORE) stress  ## the tests of the core under the sanitizers
+sanitize: $(CORE)  ## the tests of the core under the sanitizers
+	@$(MAKE) --no-print-directory stress STRESS_KILLS=100 STRESS_DEATHS=0
 	@echo "== the core under sanitizers"
 	@rm -rf $(SANE) && mkdir -p $(SANE) && git ls-files -z | xargs -0 cp --parents -t $(SANE)
 	@cd $(SANE) && CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
