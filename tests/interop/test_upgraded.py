@@ -312,6 +312,14 @@ def test_edited_device_goes_on_with_its_state(own: Server, model: Path) -> None:
         assert client.read(0, 8) == 0x900D
 
 
+def test_process_that_was_started_stands_for_the_one_that_serves(server: Server) -> None:
+    """Before, and after it has become the parent of another one."""
+    for _ in range(2):
+        words = [PROGRAM, "upgrade", str(server.process.pid)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_only_one_attempt_at_a_time(server: Server) -> None:
     attempts = [
         subprocess.Popen([PROGRAM, "upgrade", server.path], stderr=subprocess.PIPE, text=True) for _ in range(3)

@@ -38,17 +38,28 @@ def control_socket(target: str) -> Path:
 
 
 def _of_process(pid: int) -> Path:
+    """Its own, or that of a child: a supervisor, and what stays of a server that was replaced, serve nothing."""
     try:
-        sockets = _sockets(pid)
-        listening = {name for inode, name in _listening(pid) if inode in sockets}
+        found = next(filter(None, map(_own_control, (pid, *_children(pid)))), None)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise UsageError(f"there is no process {pid}; a socket of that name is ./{pid}") from error
     except PermissionError as error:
         raise UsageError(f"process {pid} is another user's: its sockets cannot be looked at") from error
-    controls = sorted(name for name in listening if name.endswith(SUFFIX) and name[: -len(SUFFIX)] in listening)
-    if not controls:
+    if found is None:
         raise UsageError(f"process {pid} has no control socket: it is no vfuserver, or serves inherited sockets (--fd)")
-    return Path(f"/proc/{pid}/cwd") / controls[0]  # a relative name is relative to where the server was started
+    return found
+
+
+def _own_control(pid: int) -> Path | None:
+    sockets = _sockets(pid)
+    listening = {name for inode, name in _listening(pid) if inode in sockets}
+    controls = sorted(name for name in listening if name.endswith(SUFFIX) and name[: -len(SUFFIX)] in listening)
+    # a relative name is relative to where the server was started
+    return Path(f"/proc/{pid}/cwd") / controls[0] if controls else None
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
 
 
 def _sockets(pid: int) -> set[str]:
