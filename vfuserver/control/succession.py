@@ -108,8 +108,7 @@ def _started(command: Sequence[str], theirs: socket.socket) -> subprocess.Popen[
 async def _attempt(server: Server, channel: Channel, process: subprocess.Popen[bytes]) -> Succession:
     """VfuserverError: it failed, and `server` serves."""
     await _answer(channel, "ready", START, process)
-    await server.pause(STILL)
-    began = time.monotonic()
+    began = await server.pause(STILL)
     try:
         channel.send({"format": FORMAT, **server.carry()})
         await _answer(channel, "taken", TAKE, process)

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -46,6 +47,7 @@ class Served:
         self._client: UnixConnection | None = None
         self._accepting: Accepting | None = None
         self._busy = ""  # what keeps it from standing still
+        self._still_since = 0.0
         self.finished = loop.create_future()
 
     def begin(self) -> None:
@@ -94,11 +96,12 @@ class Served:
 
     # -- from process to process
 
-    async def pause(self, patience: float) -> None:
+    async def pause(self, patience: float) -> float:
         """Stands still: nobody is accepted, nothing is received or sent, the device does nothing.
 
         What is under way (a held command, DMA) may take `patience` seconds, in which the device is served as ever.
-        CommandError: it cannot be handed over now (EBUSY), or ever (ENOTSUP); it goes on.
+        Since when it does (time.monotonic()). CommandError: it cannot be handed over now (EBUSY), or ever (ENOTSUP); it
+        goes on.
         """
         if self._accepting is not None:
             self._accepting.pause()
@@ -107,6 +110,7 @@ class Served:
             async with asyncio.timeout(patience):
                 while not await self._stands_still():
                     await asyncio.sleep(_BETWEEN_LOOKS)
+                return self._still_since
         except TimeoutError:
             self.resume()
             text = f"{self.name} cannot be handed over now: {self._busy} is not done after {patience:g} s"
@@ -223,6 +227,7 @@ class Served:
             raise result
 
     def _pause_client(self) -> None:
+        self._still_since = time.monotonic()
         if self._client is not None:
             self._client.pause()
 
@@ -319,13 +324,14 @@ class Server:
 
     # -- from process to process
 
-    async def pause(self, patience: float) -> None:
-        """Everything stands still. CommandError: a device cannot, within so many seconds or ever; all go on."""
+    async def pause(self, patience: float) -> float:
+        """Everything stands still; since when the first device does (time.monotonic()).
+
+        CommandError: one cannot, within so many seconds or ever; all go on."""
         self.still = True
         pausing = [asyncio.ensure_future(served.pause(patience)) for served in self._served]
         try:
-            for one in pausing:
-                await one
+            return min([await one for one in pausing], default=time.monotonic())
         except BaseException:
             for one in pausing:
                 one.cancel()
