@@ -29,7 +29,7 @@ from typing import Any, Final, Self
 
 from vfuserver.control.channel import Channel
 from vfuserver.engine import Server
-from vfuserver.engine.uvloop_engine import Served
+from vfuserver.engine.served import Served
 from vfuserver.errors import CommandError, UsageError, VfuserverError
 from vfuserver.plain import Descriptor
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from vfuserver.control.command import ControlCommand
 from vfuserver.engine import Server
-from vfuserver.engine.uvloop_engine import Served
+from vfuserver.engine.served import Served
 from vfuserver.iommu import CONTEXT
 
 log = logging.getLogger("vfuserver.control")
