@@ -273,6 +273,20 @@ def signal(fd: int) -> bool:
 
 def is_eventfd(fd: int) -> bool: ...
 
+# -- copies and checksums -----------------------------------------------------------------------------------------
+
+def crc32(data: Buffer, value: int = 0, /) -> int:
+    """zlib's CRC-32, several times as fast where the processor helps."""
+
+def copy_crc32(into: Buffer, data: Buffer, value: int = 0, /) -> int:
+    """Copies data to a place of the same size that is elsewhere, and returns the CRC-32 of what is there now."""
+
+def copy_far(into: Buffer, data: Buffer, /) -> None:
+    """Copies data to a place of the same size that is elsewhere and that nobody looks at soon: around the caches."""
+
+def snapshot(data: Buffer, value: int = 0, /) -> tuple[bytes, int]:
+    """A copy and its CRC-32: they fit, whoever writes to the data meanwhile."""
+
 # -- one connection -----------------------------------------------------------------------------------------------
 
 Output: TypeAlias = tuple[bytes, tuple[int, ...]]  # one sendmsg: bytes, and the descriptors that go with its first byte

@@ -80,5 +80,9 @@ extern const vfu_hooks table_hooks; /* the owner is a TableObject */
 extern PyObject *structs_dict(void);
 PyObject *core_remap(PyObject *module, PyObject *args);
 int add_ledger_report(PyObject *module);
+extern PyObject *core_crc32(PyObject *module, PyObject *args);
+extern PyObject *core_copy_crc32(PyObject *module, PyObject *args);
+extern PyObject *core_copy_far(PyObject *module, PyObject *args);
+extern PyObject *core_snapshot(PyObject *module, PyObject *args);
 
 #endif

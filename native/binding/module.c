@@ -79,6 +79,10 @@ static PyMethodDef functions[] = {
     {"signal", core_signal, METH_O, "signal(fd): adds 1 to an eventfd, never blocks; False if it was full."},
     {"is_eventfd", core_is_eventfd, METH_O, "is_eventfd(fd)"},
     {"remap", core_remap, METH_VARARGS, "remap(buffer, fd): the memory becomes that of the file."},
+    {"crc32", core_crc32, METH_VARARGS, "crc32(data, value=0): as zlib.crc32"},
+    {"copy_crc32", core_copy_crc32, METH_VARARGS, "copy_crc32(into, data, value=0): copies data and returns its CRC"},
+    {"copy_far", core_copy_far, METH_VARARGS, "copy_far(into, data): for what nobody looks at soon"},
+    {"snapshot", core_snapshot, METH_VARARGS, "snapshot(data, value=0) -> (a copy, its CRC)"},
     {"sources", core_sources, METH_VARARGS, "sources(most=all) -> one dictionary for every file that memory lies in"},
     {0},
 };
