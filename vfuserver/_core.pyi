@@ -323,20 +323,23 @@ class Stream:
         max_transfer: int = 1048576,
         on_later: Callable[[object], None] | None = None,
     ) -> None:
-        """`command(number, message id, flags, payload, fds)` returns the reply's payload as bytes, `(bytes, fds)`,
+        """`command(number, message id, flags, payload, fds)` returns the reply's payload as bytes, as a list of buffers
+        (one after another; large ones are borrowed until they were sent, so they must not change), as `(bytes, fds)`,
         or any other object: "later". It owns `fds` (it must close or keep every one; descriptors it returns stay its
         own and are duplicated at once into the send queue). It may raise CommandError (error reply) or PeerError
         (the stream is broken). `reply(number, message id, errno, payload, fds)` gets replies to our own messages;
-        errno 0 is success. `on_later(object)` is told of every held command, register hooks' included."""
+        errno 0 is success. A large payload of MIG_DATA_WRITE, or of a reply to MIG_DATA_READ, is a read-only memoryview
+        of where it was received. `on_later(object)` is told of every held command, register hooks' included."""
     def feed(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> list[Output]:
         """Takes bytes and descriptors (which it owns from now on) and returns what to send, in order."""
     def take(self) -> list[Output]:
         """What is queued to be sent; for callers without a pump. The descriptors are the caller's to close."""
-    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
-        """Queues a whole message of our own (fds are duplicated)."""
+    def send(self, message: Buffer | list[Any], fds: Sequence[int] = ()) -> None:
+        """Queues a whole message of our own (fds are duplicated), or its pieces, of which the first has the header;
+        large ones without fds are borrowed likewise."""
     def complete(self, result: object) -> None:
-        """Answers the held command: bytes or (bytes, fds) for a command; int or None for a register; an exception
-        for an error (CommandError's errno, else EIO). Then the commands that waited are served."""
+        """Answers the held command: bytes, a list of buffers or (bytes, fds) for a command; int or None for a register;
+        an exception for an error (CommandError's errno, else EIO). Then the commands that waited are served."""
     def serve_dma(self, ioas: Ioas, page: int) -> None:
         """From now on a DMA_MAP that adds an area made of `page`s (bytes), and a DMA_UNMAP that nobody has to be waited
         for, are done here. Whatever would be refused, ALL, and while there are views, accesses or `dma_transfers`

@@ -1,5 +1,6 @@
 /* vfuserver._core: the compiled core as Python sees it. The interface is vfuserver/_core.pyi. */
 #include "py_ioas.h"
+#include "py_stream.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -154,7 +155,7 @@ static int import_errors(void)
 static int add_types(PyObject *module)
 {
     PyTypeObject *const types[] = {&GateType, &LayoutType, &TableType, &IoasType, &PinType, &StreamType, &PumpType,
-                                   &LedgerType};
+                                   &LedgerType, &BodyType};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++)
         if (PyModule_AddType(module, types[i]) < 0)

@@ -24,6 +24,7 @@ static int pump_init(PumpObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!i:Pump", names, &StreamType, &stream, &self->fd))
         return -1;
     Py_XSETREF(self->stream, (StreamObject *)Py_NewRef(stream));
+    vfu_pump_prepare(&self->stream->stream, self->fd);
     return 0;
 }
 

@@ -73,25 +73,41 @@ static void stream_dealloc(StreamObject *self)
 
 /* -- methods -------------------------------------------------------------------------------------------------------- */
 
+static PyObject *joined(const struct iovec *part, size_t parts)
+{
+    size_t length = 0, at = 0;
+    PyObject *bytes;
+
+    for (size_t i = 0; i < parts; i++)
+        length += part[i].iov_len;
+    bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    for (size_t i = 0; bytes && i < parts; at += part[i++].iov_len)
+        memcpy(PyBytes_AS_STRING(bytes) + at, part[i].iov_base, part[i].iov_len);
+    return bytes;
+}
+
 /* Takes what one sendmsg would carry; its descriptors pass to the caller. */
 static PyObject *take_chunk(vfu_stream *s)
 {
     const vfu_carried *carried;
-    const uint8_t *bytes;
+    struct iovec part[VFU_CHUNK_PARTS];
     int fds[VFU_MAX_FDS];
-    size_t count, length = vfu_stream_chunk(s, &bytes, &carried, &count);
-    PyObject *list = NULL, *tuple = NULL, *item = NULL;
+    size_t count, parts = vfu_stream_chunk(s, part, &carried, &count), length = 0;
+    PyObject *list = NULL, *tuple = NULL, *item = NULL, *bytes = joined(part, parts);
     size_t taken = count ? vfu_fds_take(&s->tx_fds, vfu_buffer_position(&s->tx) + 1, fds, VFU_MAX_FDS) : 0;
 
-    list = fd_list(fds, taken);
+    list = bytes ? fd_list(fds, taken) : NULL;
     tuple = list ? PyList_AsTuple(list) : NULL;
     if (tuple)
-        item = Py_BuildValue("y#O", bytes, (Py_ssize_t)length, tuple);
+        item = PyTuple_Pack(2, bytes, tuple);
+    Py_XDECREF(bytes);
     Py_XDECREF(list);
     Py_XDECREF(tuple);
     if (!item)
         while (taken--)
             close(fds[taken]);
+    while (parts--)
+        length += part[parts].iov_len;
     vfu_stream_sent(s, length);
     return item;
 }
@@ -101,12 +117,12 @@ static PyObject *take_all(StreamObject *self)
     vfu_stream *s = &self->stream;
     PyObject *list = PyList_New(0);
 
-    while (list && vfu_buffer_length(&s->tx)) {
+    while (list && vfu_stream_queued(s)) {
         PyObject *item = take_chunk(s);
         if (!item || PyList_Append(list, item) < 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
-        if (!vfu_buffer_length(&s->tx) && vfu_buffer_length(&s->rx) && vfu_stream_ready(s) && !self->closed) {
+        if (!vfu_stream_queued(s) && vfu_buffer_length(&s->rx) && vfu_stream_ready(s) && !self->closed) {
             StreamObject *outer = serving;
             serving = self;
             vfu_stream_process(s);
@@ -179,27 +195,37 @@ static PyObject *stream_take(StreamObject *self, PyObject *unused)
 
 static PyObject *stream_send(StreamObject *self, PyObject *args)
 {
-    PyObject *fds = NULL;
+    PyObject *message, *fds = NULL;
     int numbers[VFU_MAX_FDS];
     Py_ssize_t count = 0;
-    Py_buffer data;
+    Parts parts;
 
-    if (!PyArg_ParseTuple(args, "y*|O:send", &data, &fds))
+    if (!PyArg_ParseTuple(args, "O|O:send", &message, &fds))
         return NULL;
-    if ((size_t)data.len < sizeof(vfu_header))
-        PyErr_Format(PyExc_ValueError, "a message has a header of 16 bytes, not %zd", data.len);
-    else if (self->closed)
+    if (self->closed) {
         PyErr_SetString(LocalError, "the stream is closed");
-    else if (fds && self->ledger && PyObject_IsTrue(fds))
-        PyErr_SetString(LocalError, "descriptors of a message of our own would not survive as its ledger promises");
-    else if (fds)
-        count = duplicate_fds(fds, numbers);
-    if (!PyErr_Occurred())
-        vfu_stream_send(&self->stream, data.buf, (size_t)data.len, numbers, (size_t)count);
-    PyBuffer_Release(&data);
-    if (PyErr_Occurred())
         return NULL;
-    Py_RETURN_NONE;
+    }
+    if (fds && self->ledger && PyObject_IsTrue(fds)) {
+        PyErr_SetString(LocalError, "descriptors of a message of our own would not survive as its ledger promises");
+        return NULL;
+    }
+    if (fds && (count = duplicate_fds(fds, numbers)) < 0)
+        return NULL;
+    if (parts_from(message, !count, &parts) < 0) {
+        vfu_fds_close(numbers, (size_t)count);
+        return NULL;
+    }
+    if (parts.parts && parts.part->length >= sizeof(vfu_header)) {
+        vfu_stream_send(&self->stream, parts.part, parts.parts, numbers, (size_t)count);
+        release_parts(&parts);
+        Py_RETURN_NONE;
+    }
+    vfu_fds_close(numbers, (size_t)count);
+    vfu_stream_repay(&self->stream, parts.part, parts.parts);
+    release_parts(&parts);
+    PyErr_SetString(PyExc_ValueError, "a message has a header of 16 bytes, in one piece");
+    return NULL;
 }
 
 static void complete_value(StreamObject *self, PyObject *result)
@@ -248,8 +274,8 @@ static void complete_with(StreamObject *self, PyObject *result)
         vfu_stream_complete_error(&self->stream, -stream_failed(self));
         return;
     }
-    vfu_stream_complete_command(&self->stream, answer.payload.buf, (size_t)answer.payload.len, answer.fds, answer.count);
-    PyBuffer_Release(&answer.payload);
+    vfu_stream_complete_command(&self->stream, answer.payload.part, answer.payload.parts, answer.fds, answer.count);
+    release_parts(&answer.payload);
 }
 
 static PyObject *stream_complete(StreamObject *self, PyObject *result)
@@ -380,7 +406,7 @@ static PyObject *get_number(StreamObject *self, void *closure)
     switch ((intptr_t)closure) {
     case 0: return PyLong_FromUnsignedLong(s->max_transfer);
     case 1: return PyLong_FromSize_t(s->send_limit);
-    case 2: return PyLong_FromSize_t(vfu_buffer_length(&s->tx));
+    case 2: return PyLong_FromSize_t(vfu_stream_queued(s));
     case 3: return PyLong_FromUnsignedLongLong(s->received);
     case 5: return PyLong_FromSize_t(s->dma_transfers);
     default: return PyLong_FromUnsignedLong(s->hook_region);

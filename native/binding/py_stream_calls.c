@@ -75,23 +75,83 @@ Py_ssize_t duplicate_fds(PyObject *sequence, int *fds)
     return -1;
 }
 
+/* Fewer bytes than these are copied with less effort. */
+enum { WORTH_LENDING = 16384 };
+
+static int add_part(Parts *p, PyObject *object, bool may_lend)
+{
+    Py_buffer *buffer = &p->buffer[p->parts], *lender = NULL;
+
+    if (PyObject_GetBuffer(object, buffer, PyBUF_SIMPLE) < 0)
+        return -1;
+    if (may_lend && buffer->len >= WORTH_LENDING && (lender = PyMem_Malloc(sizeof(*lender)))) {
+        *lender = *buffer;
+        buffer->obj = NULL;
+    }
+    p->part[p->parts++] = (vfu_payload_part){.bytes = buffer->buf, .length = (size_t)buffer->len, .lender = lender};
+    return 0;
+}
+
+static void return_loan(void *owner, void *lender)
+{
+    (void)owner;
+    need_gil();
+    PyBuffer_Release(lender);
+    PyMem_Free(lender);
+}
+
+int parts_from(PyObject *object, bool may_lend, Parts *p)
+{
+    Py_ssize_t count = PyList_Check(object) ? PyList_GET_SIZE(object) : 1;
+
+    *p = (Parts){.part = &p->single, .buffer = &p->its_buffer};
+    if (!PyList_Check(object))
+        return add_part(p, object, may_lend);
+    if (count > 1) {
+        p->part = PyMem_Calloc((size_t)count, sizeof(*p->part));
+        p->buffer = PyMem_Calloc((size_t)count, sizeof(*p->buffer));
+    }
+    if (!p->part || !p->buffer)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; !PyErr_Occurred() && i < count; i++)
+        add_part(p, PyList_GET_ITEM(object, i), may_lend);
+    if (!PyErr_Occurred())
+        return 0;
+    for (size_t i = 0; i < p->parts; i++)
+        if (p->part[i].lender)
+            return_loan(NULL, p->part[i].lender);
+    release_parts(p);
+    return -1;
+}
+
+void release_parts(Parts *p)
+{
+    for (size_t i = 0; i < p->parts; i++)
+        PyBuffer_Release(&p->buffer[i]);
+    if (p->part != &p->single) {
+        PyMem_Free(p->part);
+        PyMem_Free(p->buffer);
+    }
+    p->parts = 0;
+}
+
 int parse_answer(PyObject *result, Answer *answer)
 {
     Py_ssize_t count;
 
     answer->count = 0;
-    answer->payload = (Py_buffer){0};
+    answer->payload = (Parts){0};
     if (result == Py_None)
         return 1;
-    if (PyBytes_Check(result) || PyByteArray_Check(result))
-        return PyObject_GetBuffer(result, &answer->payload, PyBUF_SIMPLE) < 0 ? -1 : 1;
+    if (PyBytes_Check(result) || PyByteArray_Check(result) || PyMemoryView_Check(result) || PyList_Check(result))
+        return parts_from(result, true, &answer->payload) < 0 ? -1 : 1;
     if (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != 2)
         return 0;
-    if (PyObject_GetBuffer(PyTuple_GET_ITEM(result, 0), &answer->payload, PyBUF_SIMPLE) < 0)
+    if (parts_from(PyTuple_GET_ITEM(result, 0), false, &answer->payload) < 0)
         return -1;
     count = duplicate_fds(PyTuple_GET_ITEM(result, 1), answer->fds);
     if (count < 0) {
-        PyBuffer_Release(&answer->payload);
+        release_parts(&answer->payload);
         return -1;
     }
     answer->count = (size_t)count;
@@ -114,6 +174,33 @@ PyObject *fd_list(const int *fds, size_t count)
 
 /* -- what the core asks of Python ------------------------------------------------------------------------------------ */
 
+/* State of a device is large: it is not copied to be looked at. A ledger's ring is never given away. */
+static bool is_large_state(const StreamObject *self, const vfu_header *header, size_t length)
+{
+    bool reply = (header->flags & VFU_TYPE_MASK) == VFU_TYPE_REPLY;
+
+    return !self->ledger && length >= WORTH_LENDING && header->command == (reply ? VFU_MIG_DATA_READ : VFU_MIG_DATA_WRITE);
+}
+
+/* Calls `callable(a, b, c, payload, fds)`; the payload is bytes, or a view of state. */
+static PyObject *call_with_payload(StreamObject *self, PyObject *callable, const vfu_header *header, uint32_t third,
+                                   const uint8_t *payload, size_t length, PyObject *fds)
+{
+    PyObject *body, *view, *result = NULL;
+
+    if (!is_large_state(self, header, length))
+        return PyObject_CallFunction(callable, "iiIy#O", header->command, header->id, third, payload,
+                                     (Py_ssize_t)length, fds);
+    body = body_of(payload, length);
+    view = body ? PyMemoryView_FromObject(body) : NULL;
+    if (view)
+        result = PyObject_CallFunction(callable, "iiIOO", header->command, header->id, third, view, fds);
+    Py_XDECREF(view);
+    if (body)
+        done_with_body(&self->stream, body);
+    return result;
+}
+
 static int on_command(void *owner, const vfu_header *header, const uint8_t *payload, size_t length, int *fds, size_t count)
 {
     StreamObject *self = owner;
@@ -124,8 +211,7 @@ static int on_command(void *owner, const vfu_header *header, const uint8_t *payl
     need_gil();
     list = fd_list(fds, count);
     if (list)
-        result = PyObject_CallFunction(self->command, "iiIy#O", header->command, header->id, header->flags, payload,
-                                       (Py_ssize_t)length, list);
+        result = call_with_payload(self, self->command, header, header->flags, payload, length, list);
     Py_XDECREF(list);
     kind = result ? parse_answer(result, &answer) : -1;
     if (kind < 0) {
@@ -134,8 +220,9 @@ static int on_command(void *owner, const vfu_header *header, const uint8_t *payl
         Py_XSETREF(self->later, Py_NewRef(result));
         code = VFU_LATER;
     } else {
-        vfu_stream_reply(&self->stream, header, answer.payload.buf, (size_t)answer.payload.len, answer.fds, answer.count);
-        PyBuffer_Release(&answer.payload);
+        vfu_stream_reply_parts(&self->stream, header, answer.payload.part, answer.payload.parts, answer.fds,
+                               answer.count);
+        release_parts(&answer.payload);
     }
     Py_XDECREF(result);
     return code;
@@ -150,8 +237,7 @@ static void on_reply(void *owner, const vfu_header *header, const uint8_t *paylo
     need_gil();
     list = fd_list(fds, count);
     if (list)
-        result = PyObject_CallFunction(self->reply, "iiiy#O", header->command, header->id, error, payload,
-                                       (Py_ssize_t)length, list);
+        result = call_with_payload(self, self->reply, header, (uint32_t)error, payload, length, list);
     Py_XDECREF(list);
     if (!result)
         stream_failed(self);
@@ -216,4 +302,5 @@ static void on_held(void *owner)
     Py_XDECREF(later);
 }
 
-const vfu_stream_ops stream_ops = {.command = on_command, .reply = on_reply, .access = on_access, .held = on_held};
+const vfu_stream_ops stream_ops = {.command = on_command, .reply = on_reply, .access = on_access, .held = on_held,
+                                   .repaid = return_loan};

@@ -106,7 +106,7 @@ static vfu_queue queue(const Incoming *in)
 static bool fresh(const vfu_stream *s)
 {
     return !s->received && !vfu_buffer_position(&s->rx) && !vfu_buffer_length(&s->rx) && !vfu_buffer_position(&s->tx) &&
-           !vfu_buffer_length(&s->tx) && !vfu_fds_length(&s->rx_fds);
+           !vfu_stream_queued(s) && !vfu_fds_length(&s->rx_fds);
 }
 
 /* The stream takes over the duplicates, or an exception says why not. */

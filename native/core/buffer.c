@@ -108,6 +108,44 @@ void vfu_buffer_consume(vfu_buffer *b, size_t size)
     }
 }
 
+bool vfu_buffer_give_away(vfu_buffer *b, uint8_t **memory)
+{
+    size_t length = vfu_buffer_length(b);
+    const uint8_t *queued = b->data + b->head;
+
+    *memory = b->data;
+    b->base += b->head;
+    b->data = NULL;
+    b->capacity = b->head = b->tail = 0;
+    if (!length)
+        return true;
+    if (!vfu_buffer_reserve(b, length))
+        return false;
+    memcpy(b->data, queued, length);
+    b->tail = length;
+    return true;
+}
+
+bool vfu_loans_push(vfu_loans *l, const vfu_loan *loan)
+{
+    if (l->head) {
+        memmove(l->item, l->item + l->head, (l->tail - l->head) * sizeof(*l->item));
+        l->tail -= l->head;
+        l->head = 0;
+    }
+    if (l->tail == l->capacity) {
+        size_t capacity = l->capacity ? 2 * l->capacity : 8;
+        vfu_loan *item = realloc(l->item, capacity * sizeof(*item));
+        if (!item)
+            return false;
+        l->item = item;
+        l->capacity = capacity;
+    }
+    l->item[l->tail++] = *loan;
+    l->bytes += loan->length;
+    return true;
+}
+
 bool vfu_fds_push(vfu_fds *f, int fd, uint64_t at)
 {
     if (f->tail == f->capacity) {

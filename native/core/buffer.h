@@ -25,8 +25,29 @@ void vfu_buffer_consume(vfu_buffer *buffer, size_t size);
 /* A ring's head has moved: its second mapping is left as soon as the first shows all that is queued. */
 void vfu_buffer_wrap(vfu_buffer *ring);
 
+/* The caller gets the memory (not of a ring), to be freed, and what is queued moves elsewhere; false: there is no memory
+ * for that, and nothing is queued any more. */
+bool vfu_buffer_give_away(vfu_buffer *buffer, uint8_t **memory);
+
 static inline size_t vfu_buffer_length(const vfu_buffer *b) { return b->tail - b->head; }
 static inline uint64_t vfu_buffer_position(const vfu_buffer *b) { return b->base + b->head; }
+
+/* Bytes that stay where they are until they were sent: they come before the buffered byte of stream offset `at`. */
+typedef struct {
+    uint64_t at;
+    const uint8_t *bytes;
+    size_t length;
+    void *lender; /* who is told that they are done with */
+} vfu_loan;
+
+/* In order; `bytes` are those of all of them. */
+typedef struct {
+    vfu_loan *item;
+    size_t head, tail, capacity, bytes;
+} vfu_loans;
+
+bool vfu_loans_push(vfu_loans *loans, const vfu_loan *loan);
+static inline vfu_loan *vfu_loans_first(const vfu_loans *l) { return l->head < l->tail ? l->item + l->head : NULL; }
 
 /* Descriptors in the order of the stream offset they belong to. */
 typedef struct {

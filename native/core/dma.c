@@ -56,11 +56,11 @@ bool vfu_dma_command(vfu_stream *s, const vfu_header *header, const uint8_t *pay
         return false;
     if (header->command == VFU_DMA_MAP && map(s, payload, length, fds, count)) {
         vfu_fds_close(fds, count);
-        vfu_stream_reply(s, header, NULL, 0, NULL, 0);
+        vfu_stream_reply(s, header, NULL, 0);
         return true;
     }
     if (header->command == VFU_DMA_UNMAP && !count && unmap(s, payload, length)) {
-        vfu_stream_reply(s, header, payload, sizeof(vfu_dma_unmap), NULL, 0);
+        vfu_stream_reply(s, header, payload, sizeof(vfu_dma_unmap));
         return true;
     }
     return false;

@@ -135,7 +135,7 @@ int vfu_ledger_use(vfu_stream *s, vfu_ledger *l, vfu_ledger_report *report)
     int error;
 
     *report = (vfu_ledger_report){.fresh = !generation};
-    if (generation && (s->received || vfu_buffer_length(&s->rx) || vfu_buffer_length(&s->tx)))
+    if (generation && (s->received || vfu_buffer_length(&s->rx) || vfu_stream_queued(s)))
         return -EINVAL;
     error = generation ? go_on(s, l, vfu_ledger_bank_of(l, generation), report) : move_in(s, l);
     if (error)

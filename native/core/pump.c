@@ -6,7 +6,17 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { WANTED = 4096, ROUNDS = 16 };
+enum { WANTED = 4096, ROUNDS = 16, MOST_BUFFERED = 4 << 20 };
+
+void vfu_pump_prepare(const vfu_stream *s, int fd)
+{
+    int now = 0, wanted = s->max_transfer < MOST_BUFFERED ? (int)s->max_transfer : MOST_BUFFERED;
+    socklen_t size = sizeof(now);
+
+    /* what is set is doubled, and counts what the kernel needs besides the data */
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &now, &size) == 0 && now < 2 * wanted)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted));
+}
 
 static size_t collect_fds(struct msghdr *message, int *fds)
 {
@@ -52,10 +62,9 @@ static int send_chunk(vfu_stream *s, int fd)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(VFU_MAX_FDS * sizeof(int))];
     const vfu_carried *fds = NULL;
-    const uint8_t *bytes;
-    size_t count, length = vfu_stream_chunk(s, &bytes, &fds, &count);
-    struct iovec data = {.iov_base = (void *)bytes, .iov_len = length};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    struct iovec part[VFU_CHUNK_PARTS];
+    size_t count, parts = vfu_stream_chunk(s, part, &fds, &count);
+    struct msghdr message = {.msg_iov = part, .msg_iovlen = parts};
     ssize_t sent;
 
     if (count) {
@@ -67,10 +76,10 @@ static int send_chunk(vfu_stream *s, int fd)
         for (size_t i = 0; i < count; i++)
             memcpy(CMSG_DATA(c) + i * sizeof(int), &fds[i].fd, sizeof(int));
     }
-    do /* without descriptors, the plainer call is the cheaper one */
-        sent = s->ledger ? vfu_ledger_sendmsg(s, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-               : count   ? sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-                         : send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    do /* where it is enough, the plainer call is the cheaper one */
+        sent = s->ledger            ? vfu_ledger_sendmsg(s, fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+               : count || parts > 1 ? sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                    : send(fd, part->iov_base, part->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     if (sent < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? 1 : -errno;
@@ -81,7 +90,7 @@ static int send_chunk(vfu_stream *s, int fd)
 int vfu_pump_flush(vfu_stream *s, int fd)
 {
     for (int round = 0; round < ROUNDS; round++) {
-        while (vfu_buffer_length(&s->tx)) {
+        while (vfu_stream_queued(s)) {
             int error = send_chunk(s, fd);
             if (error)
                 return error;
@@ -89,7 +98,7 @@ int vfu_pump_flush(vfu_stream *s, int fd)
         if (!vfu_buffer_length(&s->rx) || !vfu_stream_ready(s))
             return 0;
         vfu_stream_process(s); /* what waited because the queue was full */
-        if (!vfu_buffer_length(&s->tx))
+        if (!vfu_stream_queued(s))
             return 0;
     }
     return 1;

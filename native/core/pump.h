@@ -11,6 +11,8 @@ enum {
     VFU_PUMP_BROKEN = 8, /* the stream is broken, or the socket failed */
 };
 
+/* Has the socket take a whole message of the stream's at a time, as far as the system allows. */
+void vfu_pump_prepare(const vfu_stream *stream, int fd);
 /* Bytes received (one recvmsg), 0 at the end of the stream, or -errno (-EAGAIN: nothing there). *more: descriptors have
  * ended it, so that messages behind them may be there already. */
 long vfu_pump_receive(vfu_stream *stream, int fd, bool *more);

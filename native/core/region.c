@@ -145,7 +145,7 @@ static void multi_answer(vfu_stream *s, const vfu_header *header, uint64_t count
     if (error)
         vfu_stream_error(s, header, error);
     else
-        vfu_stream_reply(s, header, (const uint8_t *)&done, sizeof(done), NULL, 0);
+        vfu_stream_reply(s, header, (const uint8_t *)&done, sizeof(done));
 }
 
 /* Goes on from `held.entry`; the entries lie at `entries`. VFU_LATER: held.cursor waits. */
@@ -208,21 +208,25 @@ static void release_held(vfu_stream *s)
     vfu_stream_process(s);
 }
 
-void vfu_stream_complete_command(vfu_stream *s, const uint8_t *payload, size_t length, const int *fds, size_t count)
+void vfu_stream_complete_command(vfu_stream *s, const vfu_payload_part *part, size_t parts, const int *fds, size_t count)
 {
     vfu_held *h = &s->held;
 
     if (h->kind == VFU_HELD_COMMAND) {
-        vfu_stream_reply(s, &h->header, payload, length, fds, count);
-    } else if (h->kind == VFU_HELD_ACCESS && h->header.command == VFU_REGION_READ && length == h->access.count) {
-        access_answer(s, &h->header, &h->access, payload, 0);
-        vfu_fds_close(fds, count);
-    } else {
-        vfu_fds_close(fds, count);
-        vfu_stream_complete_error(s, EIO);
+        vfu_stream_reply_parts(s, &h->header, part, parts, fds, count);
+        release_held(s);
         return;
     }
-    release_held(s);
+    vfu_fds_close(fds, count);
+    if (h->kind == VFU_HELD_ACCESS && h->header.command == VFU_REGION_READ && parts == 1 &&
+        part->length == h->access.count) {
+        access_answer(s, &h->header, &h->access, part->bytes, 0);
+        vfu_stream_repay(s, part, parts);
+        release_held(s);
+    } else {
+        vfu_stream_repay(s, part, parts);
+        vfu_stream_complete_error(s, EIO);
+    }
 }
 
 /* A whole access to an external region was answered without a value: its bytes stay as they are. */

@@ -39,10 +39,9 @@ void vfu_stream_init(vfu_stream *s, uint32_t max_transfer, const vfu_stream_ops 
 
 void vfu_stream_free(vfu_stream *s)
 {
+    vfu_stream_forget_output(s);
     vfu_buffer_free(&s->rx);
-    vfu_buffer_free(&s->tx);
     vfu_fds_free(&s->rx_fds);
-    vfu_fds_free(&s->tx_fds);
     vfu_held_clear(&s->held);
     free(s->region);
     s->region = NULL;
@@ -248,7 +247,7 @@ static void scan_for_replies(vfu_stream *s)
 
 bool vfu_stream_ready(const vfu_stream *s)
 {
-    return !vfu_stream_broken(s) && s->held.kind == VFU_HELD_NOTHING && vfu_buffer_length(&s->tx) <= s->send_limit &&
+    return !vfu_stream_broken(s) && s->held.kind == VFU_HELD_NOTHING && vfu_stream_queued(s) <= s->send_limit &&
            !vfu_ledger_waits(s);
 }
 
@@ -282,22 +281,33 @@ void vfu_stream_process(vfu_stream *s)
     s->processing = false;
 }
 
+uint8_t *vfu_stream_keep_payload(vfu_stream *s)
+{
+    uint8_t *memory;
+
+    if (!vfu_buffer_give_away(&s->rx, &memory))
+        vfu_stream_break(s, "no memory for what waits");
+    return memory;
+}
+
 uint8_t *vfu_stream_space(vfu_stream *s, size_t wanted, size_t *room)
 {
+    size_t length = vfu_buffer_length(&s->rx), most = s->rx.small;
     vfu_header header;
 
-    if (vfu_buffer_length(&s->rx) >= sizeof(header)) {
-        /* the rest of a message that has begun fits in one go */
+    if (length >= sizeof(header)) {
         memcpy(&header, s->rx.data + s->rx.head, sizeof(header));
-        if (header.size > vfu_buffer_length(&s->rx) && header.size - vfu_buffer_length(&s->rx) > wanted)
-            wanted = header.size - vfu_buffer_length(&s->rx);
+        if (header.size > length && header.size - length > wanted)
+            wanted = header.size - length;
     }
+    /* what is read of the next message behind a large one would have to be moved; a ring need not be touched so far */
+    if (most < wanted)
+        most = wanted;
     *room = vfu_buffer_reserve(&s->rx, wanted) ? s->rx.capacity - s->rx.tail : 0;
-    if (s->ledger) {
+    if (*room > most)
+        *room = most;
+    if (s->ledger)
         vfu_ledger_expect(s);
-        if (*room > wanted && *room > s->rx.small) /* the ring need not be touched so far */
-            *room = wanted > s->rx.small ? wanted : s->rx.small;
-    }
     return s->rx.data + s->rx.tail;
 }
 
@@ -310,7 +320,7 @@ void vfu_stream_received(vfu_stream *s, size_t length, const int *fds, size_t co
     if (s->ledger)
         vfu_ledger_received(s, length, count);
     if (vfu_fds_length(&s->rx_fds) > 2 * VFU_MAX_FDS && s->held.kind == VFU_HELD_NOTHING &&
-        vfu_buffer_length(&s->tx) <= s->send_limit)
+        vfu_stream_queued(s) <= s->send_limit)
         vfu_stream_break(s, "more than %d descriptors came with one message", 2 * VFU_MAX_FDS);
 }
 
@@ -327,7 +337,7 @@ bool vfu_stream_wants_read(const vfu_stream *s)
 {
     bool waiting = waiting_bytes(s) >= VFU_WAITING_LIMIT || vfu_fds_length(&s->rx_fds) > VFU_MAX_FDS;
 
-    if (vfu_stream_broken(s) || vfu_buffer_length(&s->tx) > s->send_limit || vfu_ledger_waits(s))
+    if (vfu_stream_broken(s) || vfu_stream_queued(s) > s->send_limit || vfu_ledger_waits(s))
         return false;
     return s->held.kind == VFU_HELD_NOTHING || !waiting;
 }
