@@ -165,7 +165,8 @@ class BoundBar:
         return Region(self.declared.size, flags, self.table, fd=fd, areas=() if whole else self._areas)
 
     def reset(self, *, memory: bool = True) -> None:
-        """Registers and `memory` back to their power-on values; the file stays the same."""
+        """Registers and memory (unless that is set whole by who asks) back to their power-on values; the file stays the
+        same."""
         self.table.reset()
         if memory:
             self._fill()

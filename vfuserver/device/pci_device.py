@@ -219,8 +219,8 @@ class PciDevice(Backend):
         return None
 
     def lose_state(self, *, memory: bool = True) -> None:
-        """Ends what goes on; everything but configuration space (and `memory` windows) has its power-on value, and
-        on_reset() is not called: what a load begins with."""
+        """Ends what goes on; everything but configuration space has its power-on value, and on_reset() is not called:
+        what a load begins with, which sets all `memory` of BARs itself."""
         self._end_work()
         self.io_events.reset()
         self.interrupts.reset()

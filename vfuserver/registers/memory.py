@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Final, Self, overload
 
 from vfuserver._core import MEMORY, READ_ONLY
 from vfuserver.errors import DeclarationError
@@ -12,6 +12,10 @@ from vfuserver.registers.policy import RW
 
 if TYPE_CHECKING:
     from vfuserver._core import RegisterRow
+
+
+_ZEROS: Final = memoryview(bytes(1 << 16))
+"""A piece at a time: as many zeros as a window has bytes would be pages that nobody has touched yet."""
 
 
 class MemoryWindow(Declared):
@@ -69,7 +73,8 @@ class MemoryWindow(Declared):
 
     def fill(self, memory: memoryview) -> None:
         """Writes the power-on image into an instance's memory."""
-        memory[:] = bytes(self.count)
+        for at in range(0, self.count, len(_ZEROS)):
+            memory[at : at + len(_ZEROS)] = _ZEROS[: self.count - at]
         self.fill_zeros(memory)
 
     def fill_zeros(self, memory: memoryview) -> None:

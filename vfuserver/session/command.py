@@ -17,8 +17,10 @@ from vfuserver.session.registry import Registry
 from vfuserver.vfio import Later
 from vfuserver.wire import EMPTY, Layout, LayoutError
 
-Answer = bytes | bytearray | tuple[bytes, Sequence[int]] | Later
-"""A reply's payload; with descriptors, which stay the handler's; or not yet (a Later ends with bytes, or None)."""
+Data = bytes | bytearray | memoryview
+Answer = bytes | bytearray | list[Data] | tuple[bytes, Sequence[int]] | Later
+"""A reply's payload, or its pieces in order; with descriptors, which stay the handler's; or not yet (a Later ends with
+one of these, or None). What is large is sent without a copy, so nobody may change it afterwards."""
 
 
 class Direction(Enum):

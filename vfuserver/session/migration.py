@@ -11,6 +11,7 @@ It must not know messages: both faces of migration (device features, and the reg
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence, Set
 from functools import partial
 from typing import Any, Final
@@ -61,7 +62,7 @@ class Machine:
         self.streams = 0
         """How many streams were begun, to save or to load."""
         self._ended = False
-        self._ahead = b""
+        self._ahead: deque[bytes | memoryview] = deque()
 
     @property
     def state(self) -> MigrationState:
@@ -76,15 +77,21 @@ class Machine:
             raise CommandError(errno.EINVAL, text)
         return self._walk(way)
 
-    def read(self, size: int) -> bytes:
-        """The next bytes that are saved: fewer than `size` only if there are no more now, or, in STOP_COPY, ever.
-
-        CommandError(EINVAL): nothing is being saved.
+    def read(self, size: int) -> list[bytes | memoryview]:
+        """The next bytes that are saved, in the device's own pieces: fewer than `size` only if there are no more now,
+        or, in STOP_COPY, ever. CommandError(EINVAL): nothing is being saved.
         """
         self._must_be(SAVING, "read the stream")
         self._look_ahead(size)
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        return data
+        taken: list[bytes | memoryview] = []
+        while size and self._ahead:
+            piece = self._ahead.popleft()
+            if len(piece) > size:
+                self._ahead.appendleft(piece[size:])
+                piece = piece[:size]
+            taken.append(piece)
+            size -= len(piece)
+        return taken
 
     def write(self, data: bytes | memoryview) -> None:
         """The next bytes to load. CommandError: EINVAL (not RESUMING), or what the device has against them."""
@@ -93,7 +100,7 @@ class Machine:
 
     def left(self) -> int:
         """About how many bytes are still to be read until the end, in any state (feature 9)."""
-        return len(self._unread()) + self._migration.left()
+        return (self._waiting if self.state in SAVING else 0) + self._migration.left()
 
     def precopy(self) -> tuple[int, int]:
         """Initial and dirty bytes still to be read while the device runs. CommandError(EINVAL): not in PRE_COPY."""
@@ -101,21 +108,22 @@ class Machine:
         if self._stands_in:
             return 0, 0
         initial, dirty = self._migration.precopy()
-        return len(self._ahead) + initial, dirty
+        return self._waiting + initial, dirty
 
     def waiting(self, most: int) -> int:
         """Bytes that can be read now, up to `most`; 0: none now, or, in STOP_COPY, the end. They stay unread."""
         self._must_be(SAVING, "tell what is pending")
         self._look_ahead(most)
-        return min(len(self._ahead), most)
+        return min(self._waiting, most)
 
     def carry(self) -> list[Any]:
         """What goes on in another process, besides the device: plain data."""
-        return [self.streams, self._ended, self._ahead]
+        return [self.streams, self._ended, b"".join(self._ahead)]
 
     def adopt(self, carried: Sequence[Any]) -> None:
         """Goes on from what carry() gave."""
-        self.streams, self._ended, self._ahead = carried
+        self.streams, self._ended, ahead = carried
+        self._ahead = deque([ahead] if ahead else [])
 
     def abandon(self) -> None:
         """The client has gone: its stream is discarded. Never raises; a device that fails at this is in ERROR."""
@@ -188,7 +196,7 @@ class Machine:
         if new is RESUMING or (new in SAVING and old not in SAVING):
             self.streams += 1
         if old not in SAVING or new not in SAVING:
-            self._ended, self._ahead = False, b""
+            self._ended, self._ahead = False, deque()
         taken = time.monotonic() - started
         level = logging.WARNING if taken > self._slow else logging.INFO
         self._log.log(level, "migration: %s to %s in %.1f ms", old.name, new.name, taken * 1000)
@@ -212,25 +220,23 @@ class Machine:
 
     # -- the stream
 
-    def _unread(self) -> bytes:
-        return self._ahead if self.state in SAVING else b""
+    @property
+    def _waiting(self) -> int:
+        return sum(map(len, self._ahead))
 
     def _look_ahead(self, size: int) -> None:
-        """Has `size` bytes at hand, if the device has as many. What it gives in pieces is put together: on the wire
-        fewer bytes than asked for mean something (S3.12)."""
-        pieces, missing = [self._ahead], size - len(self._ahead)
-        try:
-            while missing > 0 and not self._ended and not (self._stands_in and self.state in PLAIN):
-                piece = self._migration.read(missing)
-                if len(piece) > missing:
-                    raise LocalError(f"{self._backend.name}: read({missing}) gave {len(piece)} bytes, must be no more")
-                self._ended = not piece and self.state is STOP_COPY
-                if not piece:
-                    break
-                pieces.append(piece)
-                missing -= len(piece)
-        finally:
-            self._ahead = b"".join(pieces)  # also where a later piece failed: none is lost
+        """Has `size` bytes at hand, if the device has as many: on the wire fewer than asked for mean something (S3.12).
+        Where a later piece fails the earlier ones are not lost."""
+        missing = size - self._waiting
+        while missing > 0 and not self._ended and not (self._stands_in and self.state in PLAIN):
+            piece = self._migration.read(missing)
+            if len(piece) > missing:
+                raise LocalError(f"{self._backend.name}: read({missing}) gave {len(piece)} bytes, must be no more")
+            self._ended = not piece and self.state is STOP_COPY
+            if not piece:
+                break
+            self._ahead.append(piece)
+            missing -= len(piece)
 
     def _must_be(self, legal: Set[MigrationState], what: str) -> None:
         if self.state not in legal:

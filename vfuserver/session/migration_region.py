@@ -138,7 +138,7 @@ class MigrationRegion:
 
     def _show(self) -> int:
         if self._machine.state in SAVING and self._current is None:
-            self._segment, self._stream = self._machine.read(self._most), self._machine.streams
+            self._segment, self._stream = b"".join(self._machine.read(self._most)), self._machine.streams
         return DATA_OFFSET
 
     def _consume(self, size: int) -> None:

@@ -61,9 +61,9 @@ class Migration(Protocol):
         gone, or would not wait longer): the device stays in `old`.
         """
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes | memoryview:
         """In PRE_COPY, PRE_COPY_P2P and STOP_COPY: at most `size` further bytes of the stream. Empty: none now; in
-        STOP_COPY the end, and it stays the end (S3.12)."""
+        STOP_COPY the end, and it stays the end (S3.12). The bytes must not change any more: they may be sent later."""
 
     def write(self, data: bytes | memoryview) -> None:
         """In RESUMING: the next bytes, in any segmentation (S3.14). CommandError: they cannot belong to a stream."""

@@ -24,7 +24,7 @@ async def test_bytes_that_were_read_ahead_are_read_by_the_next_process(size: int
     one, stream = machine(device), b""
     assert one.move(S.STOP_COPY) is None
     for _ in range(9):
-        stream += one.read(size)
+        stream += b"".join(one.read(size))
         one.waiting(700)
         left, other = one.left(), Everything()
         await succeeded(device, other)
@@ -33,7 +33,7 @@ async def test_bytes_that_were_read_ahead_are_read_by_the_next_process(size: int
         assert (after.streams, after.state) == (1, S.STOP_COPY)
         assert abs(after.left() - left) < 1000
         one = after
-    while piece := one.read(4096):
+    while piece := b"".join(one.read(4096)):
         stream += piece
     target = Everything()
     await load(target, stream)

@@ -260,7 +260,7 @@ async def test_memory_that_is_not_the_device_s_is_refused() -> None:
     parts = sections(await save(source))
     await go(device, S.RUNNING, S.RUNNING_P2P, S.STOP)
     at = next(index for index, one in enumerate(parts) if one.name == "memory")
-    for payload in (b"", b"\0" * 16, parts[at].payload + b"x", b"\x02\0\0\0" + b"\xff" * 12):
+    for payload in (b"", b"\0" * 16, bytes(parts[at].payload) + b"x", b"\x02\0\0\0" + b"\xff" * 12):
         altered = [*parts[:at], Section("memory", 1, payload), *parts[at + 1 :]]
         assert "memory" in await refused(device, sealed(altered))
     source.close()

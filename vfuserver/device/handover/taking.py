@@ -62,18 +62,19 @@ def take_over(device: PciDevice, carried: Any) -> None:
     """
     check_portable(device)
     _must_be_fresh(device)
-    taking = _Taking(device, carried)
     with ExitStack() as kept:
-        taking.acquire(kept)
+        taking = _Taking(device, carried, kept)
+        taking.acquire()
         kept.pop_all()
     taking.put()
 
 
 class _Taking:
-    """One device and what it takes over. CommandError(EINVAL): it cannot."""
+    """One device and what it takes over; what that needs is `kept`. CommandError(EINVAL): it cannot."""
 
-    def __init__(self, device: PciDevice, carried: Any) -> None:
+    def __init__(self, device: PciDevice, carried: Any, kept: ExitStack) -> None:
         self._device = device
+        self._kept = kept
         self._carried: Carried = carried
         self._parts: dict[str, Any] = {}
         self._card: dict[str, Any] = {}
@@ -160,23 +161,23 @@ class _Taking:
         if self._carried["migration_state"] not in list(MigrationState):
             yield f"there is no migration state {self._carried['migration_state']}"
         try:
-            self._streams = self._migration.adopt(self._carried["migration"])
+            self._streams = self._migration.adopt(self._carried["migration"], self._kept)
         except CommandError as error:
             yield f"the stream that a client is writing: {error.message}"
 
     # -- taking
 
-    def acquire(self, kept: ExitStack) -> None:
+    def acquire(self) -> None:
         """Gets everything that there might not be enough of. CommandError, with the errno of that."""
         try:
             for file, fd in self._files:
                 mmap(fd, len(file.memory)).close()
             for at, (_, fds) in enumerate(self._carried["bells"]):
                 ring = os.dup(fds[0].fd)
-                kept.callback(os.close, ring)
+                self._kept.callback(os.close, ring)
                 shadow = Backing.of(fds[1].fd) if len(fds) > 1 else None
                 if shadow is not None:
-                    kept.callback(shadow.close)
+                    self._kept.callback(shadow.close)
                 self._bells[at] = ring, shadow
         except OSError as error:
             text = f"{self._device.name} cannot take over: {error.strerror}"

@@ -73,13 +73,13 @@ def _entry(found: Found, declared: Declaration | None) -> Entry:
     section = found.section
     if section is None:
         return Entry("", 0, False, found.at, found.size, found.problem)
-    value, problem = None, found.problem
+    value, problem, payload = None, found.problem, bytes(section.payload)
     if section.name != END:
         try:
-            value = _read(section.name, section.version, section.payload, declared)
+            value = _read(section.name, section.version, payload, declared)
         except CommandError as error:
             problem = problem or str(error)
-    raw = section.payload[:SHOWN] if value is None and section.name != END else b""
+    raw = payload[:SHOWN] if value is None and section.name != END else b""
     return Entry(section.name, section.version, section.optional, found.at, found.size, problem, value, raw)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vfuserver.device.migration import memory
 from vfuserver.device.migration.memory import Staged
 from vfuserver.device.migration.parts import DEVICE, PARTS
-from vfuserver.device.migration.stream import Bytes, Parser, Section, refused
+from vfuserver.device.migration.stream import Bytes, Parser, Section, own_room, refused
 from vfuserver.errors import CommandError
 from vfuserver.plain import decode, encode
 
@@ -32,8 +32,8 @@ class Loading:
 
     def __init__(self, device: PciDevice, carried: Mapping[str, Any] | None = None) -> None:
         self._device = device
-        self._parser = Parser()
         self._memory = Staged(device)
+        self._parser = Parser(self._room)
         self._saved: dict[str, Any] = {}
         self._refused: CommandError | None = None
         if carried is not None:
@@ -68,19 +68,32 @@ class Loading:
         sections += [[memory.SECTION, memory.VERSION, payload] for payload in self._memory.carry()]
         return {"parser": self._parser.carry(), "sections": sections, "refused": None}
 
+    def close(self) -> None:
+        """What came is not needed any more. Idempotent."""
+        self._memory.close()
+
     # -- inside
 
     def _take_up(self, carried: Mapping[str, Any]) -> None:
         if carried["refused"] is not None:
             self._refused = CommandError(*carried["refused"])
             return
-        for name, version, payload in carried["sections"]:
-            self._take(Section(name, version, payload))
-        self._parser.adopt(carried["parser"])
+        try:
+            for name, version, payload in carried["sections"]:
+                own = self._room(name, len(payload))
+                own[:] = payload
+                self._take(Section(name, version, own))
+            self._parser.adopt(carried["parser"])
+        except CommandError:
+            self.close()
+            raise
 
     def _go_on(self) -> None:
         if self._refused is not None:
             raise self._refused
+
+    def _room(self, name: str, size: int) -> memoryview:
+        return self._memory.room.take(size) if name == memory.SECTION else own_room(name, size)
 
     def _take(self, section: Section) -> None:
         name = section.name
@@ -92,7 +105,7 @@ class Loading:
         if not self._saved and name != DEVICE.name:
             raise refused(f"it begins with the section {name}, must be {DEVICE.name}")
         if name == memory.SECTION:
-            self._memory.take(section.payload)
+            self._memory.take(memoryview(section.payload))
             return
         if name in self._saved:
             raise refused(f"the section {name} is there twice")
@@ -101,7 +114,7 @@ class Loading:
             _refuse(DEVICE.problems(self._device, self._saved[name]))
 
     def _put(self) -> None:
-        self._device.lose_state()
+        self._device.lose_state(memory=False)
         self._memory.put()
         for part in PARTS:
             part.put(self._device, self._saved[part.name])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import ExitStack, closing
 from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -72,7 +73,7 @@ class DeviceMigration:
         self._go(old, new)
         return None
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes | memoryview:
         """The next bytes of the stream."""
         if self._saving is None:
             raise CommandError(errno.EINVAL, f"{self._device.name}: nothing is being saved")
@@ -86,7 +87,7 @@ class DeviceMigration:
 
     def abandon(self) -> None:
         """Drops what was written to be loaded; the device stays stopped, as it was."""
-        self._loading = None
+        self._load_into(None)
 
     def left(self) -> int:
         """About how many bytes STOP_COPY would give."""
@@ -100,7 +101,8 @@ class DeviceMigration:
 
     def reset(self) -> None:
         """The device was reset: it runs, and nothing is saved or loaded (S3.6)."""
-        self._saving = self._loading = None
+        self._saving = None
+        self._load_into(None)
         self._change_pace(Pace.RUNS)
 
     def pause(self, at_once: bool = False) -> Later | None:
@@ -140,14 +142,15 @@ class DeviceMigration:
             "loading": [] if self._loading is None else [self._loading.carry()],
         }
 
-    def adopt(self, carried: Mapping[str, Any]) -> Callable[[], None]:
+    def adopt(self, carried: Mapping[str, Any], kept: ExitStack) -> Callable[[], None]:
         """What goes on with a stream of carry(). CommandError(EINVAL): it cannot be this device's. Nothing has changed
-        before the result is called."""
+        before the result is called; if it is not, `kept` lets go of what the stream has brought."""
         saving = [Saving(self._device, one) for one in carried["saving"]]
-        loading = [Loading(self._device, one) for one in carried["loading"]]
+        loading = [kept.enter_context(closing(Loading(self._device, one))) for one in carried["loading"]]
 
         def go_on() -> None:
-            self._saving, self._loading = next(iter(saving), None), next(iter(loading), None)
+            self._saving = next(iter(saving), None)
+            self._load_into(next(iter(loading), None))
 
         return go_on
 
@@ -226,7 +229,12 @@ class DeviceMigration:
             if new is MigrationState.STOP_COPY:
                 saving.freeze()
         self._saving = saving
-        self._loading = Loading(self._device) if new is MigrationState.RESUMING else None
+        self._load_into(Loading(self._device) if new is MigrationState.RESUMING else None)
+
+    def _load_into(self, loading: Loading | None) -> None:
+        if self._loading is not None:
+            self._loading.close()
+        self._loading = loading
 
     def _load(self) -> None:
         if self._loading is None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from vfuserver._core import copy_far, crc32, snapshot
+from vfuserver.device.migration.room import Room
 from vfuserver.errors import CommandError
 
 if TYPE_CHECKING:
@@ -56,10 +58,12 @@ class Chunk:
         """The device's own memory there. Not kept, so that whoever has a chunk does not keep a closed BAR mapped."""
         return self.bound.windows[self.row.index][self.start : self.start + self.length]
 
-    def payload(self, data: bytes) -> tuple[bytes, bytes]:
-        """What its section has to say when these bytes are in it."""
+    def taken(self) -> tuple[bytes, tuple[bytes, ...], int]:
+        """What is in it now, what its section has to say of that, and the CRC of the latter."""
         place = _PLACE.pack(self.bar, self.length, self.offset)
-        return place, b"" if data == _ZEROS[: self.length] else data
+        start = crc32(place)
+        data, crc = snapshot(self.view, start)
+        return (data, (place,), start) if data == _ZEROS[: self.length] else (data, (place, data), crc)
 
     @property
     def most(self) -> int:
@@ -80,38 +84,43 @@ class Staged:
 
     def __init__(self, device: PciDevice) -> None:
         self._chunks = {(one.bar, one.offset): one for one in chunks(device)}
-        self._data: dict[tuple[int, int], bytes] = {}
+        self._payloads: dict[tuple[int, int], memoryview] = {}
+        self.room = Room()
+        """Where payloads are to be."""
 
-    def take(self, payload: bytes) -> None:
-        """One section's payload. CommandError(EINVAL): not of this device's memory."""
+    def take(self, payload: memoryview) -> None:
+        """One section's payload, in the room. CommandError(EINVAL): not of this device's memory."""
         if len(payload) < _PLACE.size:
             raise CommandError(errno.EINVAL, f"a section {SECTION} must have {_PLACE.size} bytes, not {len(payload)}")
         bar, length, offset = _PLACE.unpack_from(payload)
-        data = payload[_PLACE.size :]
         chunk = self._chunks.get((bar, offset))
-        if chunk is None or chunk.length != length or len(data) not in (0, length):
+        if chunk is None or chunk.length != length or len(payload) - _PLACE.size not in (0, length):
             raise CommandError(errno.EINVAL, f"the device has no {length} bytes of memory at {offset:#x} of BAR{bar}")
-        self._data[bar, offset] = data
+        if (bar, offset) in self._payloads:
+            self.room.give_back(self._payloads[bar, offset])
+        self._payloads[bar, offset] = payload
 
     def carry(self) -> list[bytes]:
         """The payloads that count so far."""
-        return [
-            _PLACE.pack(bar, self._chunks[bar, offset].length, offset) + data
-            for (bar, offset), data in self._data.items()
-        ]
+        return [bytes(payload) for payload in self._payloads.values()]
 
     def missing(self) -> list[str]:
         """The memory that no section has brought."""
         return [
             f"memory of BAR{bar} at {offset:#x} is missing"
             for bar, offset in self._chunks
-            if (bar, offset) not in self._data
+            if (bar, offset) not in self._payloads
         ]
+
+    def close(self) -> None:
+        """Forgets all of it. Idempotent."""
+        self._payloads.clear()
+        self.room.close()
 
     def put(self) -> None:
         """Sets the device's memory."""
         for place, chunk in self._chunks.items():
-            chunk.view[:] = self._data[place] or _ZEROS[: chunk.length]
+            copy_far(chunk.view, self._payloads[place][_PLACE.size :] or _ZEROS[: chunk.length])
 
 
 def place(payload: bytes) -> tuple[int, int, int]:

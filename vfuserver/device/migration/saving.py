@@ -59,17 +59,14 @@ class Saving:
             self._unsent = [one for one in self._chunks if self._differs(one)]
             self._coming = self._rest(sections)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int) -> memoryview:
         """At most `size` further bytes; none: there are none now, or after freeze() none any more."""
-        found: list[memoryview] = []
-        while size and (self._ready or self._more()):
-            piece = self._ready.popleft()
-            if len(piece) > size:
-                self._ready.appendleft(piece[size:])
-                piece = piece[:size]
-            found.append(piece)
-            size -= len(piece)
-        return b"".join(found)
+        if not self._ready and not self._more():
+            return memoryview(b"")
+        piece = self._ready.popleft()
+        if len(piece) > size:
+            self._ready.appendleft(piece[size:])
+        return piece[:size]
 
     def left(self) -> int:
         """About how many bytes are still to come, were the device stopped now."""
@@ -142,13 +139,14 @@ class Saving:
         return [(part.name, part.version, encode(part.save(self._device))) for part in PARTS[1:]]
 
     def _section(self, chunk: Chunk, *, keep: bool) -> Iterable[Bytes]:
-        data = bytes(chunk.view)
+        data, payload, crc = chunk.taken()
         if keep:
             self._sent[chunk] = data
-        return self._writer.section(memory.SECTION, memory.VERSION, *chunk.payload(data))
+        return self._writer.section(memory.SECTION, memory.VERSION, *payload, crc=crc)
 
     def _differs(self, chunk: Chunk) -> bool:
-        return self._sent.get(chunk) != bytes(chunk.view)  # a copy, because views are compared byte by byte
+        sent = self._sent.get(chunk)
+        return sent is None or sent != bytes(chunk.view)  # a copy, because views are compared byte by byte
 
     def _put(self, pieces: Iterable[Bytes]) -> None:
         self._ready.extend(memoryview(piece) for piece in pieces if len(piece))

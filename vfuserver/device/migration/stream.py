@@ -13,12 +13,12 @@ not know what is in a section.
 import errno
 import re
 import struct
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Any, ClassVar, Final, TypeAlias
 
+from vfuserver._core import copy_crc32, crc32
 from vfuserver.errors import CommandError, LocalError
 
 MAGIC: Final = b"\x89vfudev\n"
@@ -45,7 +45,7 @@ class Section:
 
     name: str
     version: int
-    payload: bytes
+    payload: Bytes
     optional: bool = False
 
 
@@ -65,11 +65,18 @@ class Writer:
         """What a stream begins with."""
         return self._counted(_sealed(_HEADER, MAGIC, MAJOR, MINOR))
 
-    def section(self, name: str, version: int, *payload: Bytes, optional: bool = False) -> list[Bytes]:
-        """A section whose payload is these pieces, which are not copied. LocalError: longer than LONGEST."""
-        crc = length = 0
-        for piece in payload:
-            crc, length = zlib.crc32(piece, crc), length + len(piece)
+    def section(
+        self, name: str, version: int, *payload: Bytes, optional: bool = False, crc: int | None = None
+    ) -> list[Bytes]:
+        """A section whose payload is these pieces, which are not copied; `crc` is theirs, if it is known.
+
+        LocalError: longer than LONGEST.
+        """
+        length = sum(map(len, payload))
+        if crc is None:
+            crc = 0
+            for piece in payload:
+                crc = crc32(piece, crc)
         if length > LONGEST:
             raise LocalError(f"the section {name} must have at most {LONGEST} bytes, not {length}")
         flags = OPTIONAL if optional else 0
@@ -82,8 +89,43 @@ class Writer:
         return self.section(END, END_VERSION, _END.pack(self._sections, self._headers))
 
     def _counted(self, header: bytes) -> bytes:
-        self._headers = zlib.crc32(header, self._headers)
+        self._headers = crc32(header, self._headers)
         return header
+
+
+Room = Callable[[str, int], memoryview]
+"""room(name, size): memory in which the payload of a section is put together."""
+
+
+def own_room(name: str, size: int) -> memoryview:
+    """Memory of its own for every payload."""
+    return memoryview(bytearray(size))
+
+
+class _Incoming:
+    """A section whose header has come, and what there is of its payload."""
+
+    __slots__ = ("at", "crc", "found", "header", "payload", "section")
+
+    def __init__(self, section: Section, payload: memoryview, crc: int, header: bytes) -> None:
+        self.section, self.payload, self.crc, self.header = section, payload, crc, header
+        self.at = self.found = 0
+
+    def take(self, data: memoryview) -> memoryview:
+        """Puts bytes in their place; gives back those that are not of this section."""
+        here = self.payload[self.at : self.at + len(data)]
+        self.found = copy_crc32(here, data[: len(here)], self.found)
+        self.at += len(here)
+        return data[len(here) :]
+
+    @property
+    def whole(self) -> bool:
+        return self.at == len(self.payload)
+
+    @property
+    def so_far(self) -> bytes:
+        """The header and what has come behind it."""
+        return self.header + self.payload[: self.at]
 
 
 class Parser:
@@ -94,8 +136,11 @@ class Parser:
 
     CARRIED: ClassVar = {"headers": int, "sections": int, "begun": bool, "ended": bool, "partial": bytes}
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
+    def __init__(self, room: Room = own_room) -> None:
+        self._room = room
+        self._header = bytearray()
+        """What there is of the next one."""
+        self._incoming: _Incoming | None = None
         self._headers = 0
         self._sections = 0
         self._begun = False
@@ -105,7 +150,8 @@ class Parser:
 
     def carry(self) -> dict[str, Any]:
         """How far it is, and what has come of a section that is not whole."""
-        values = self._headers, self._sections, self._begun, self.ended, bytes(self._buffer)
+        partial = bytes(self._header) if self._incoming is None else self._incoming.so_far
+        values = self._headers, self._sections, self._begun, self.ended, partial
         return dict(zip(self.CARRIED, values, strict=True))
 
     def adopt(self, carried: Mapping[str, Any]) -> None:
@@ -117,12 +163,14 @@ class Parser:
         """The sections that these bytes complete, without the end marker."""
         if self._refused is not None:
             raise self._refused
-        self._buffer += data
+        found: list[Section] = []
         try:
-            return self._take()
+            with memoryview(data) as left:
+                self._take(left, found)
         except CommandError as error:
             self._refused = error
             raise
+        return found
 
     def finish(self) -> None:
         """Refuses a stream that is not whole."""
@@ -131,55 +179,55 @@ class Parser:
         if not self.ended:
             raise refused(f"it ends after {self._sections} sections, without an end marker")
 
-    def _take(self) -> list[Section]:
-        found: list[Section] = []
-        if not self._begun and len(self._buffer) >= _HEADER.size:
-            self._begin()
-        while self._begun and (section := self._next()) is not None:
-            if section.name == END:
-                self._end(section)
-            else:
-                self._sections += 1
-                found.append(section)
-        if self.ended and self._buffer:
-            raise refused(f"{len(self._buffer)} bytes follow its end")
-        return found
+    def _take(self, data: memoryview, found: list[Section]) -> None:
+        while data:
+            if self.ended:
+                raise refused(f"{len(data)} bytes follow its end")
+            data = self._take_header(data) if self._incoming is None else self._incoming.take(data)
+            if self._incoming is not None and self._incoming.whole:
+                self._complete(self._incoming, found)
+                self._incoming = None
 
-    def _begin(self) -> None:
-        header = self._opened(_HEADER, "the beginning")
-        magic, major, minor = header[:3]
+    def _take_header(self, data: memoryview) -> memoryview:
+        layout = _SECTION if self._begun else _HEADER
+        missing = layout.size - len(self._header)
+        self._header += data[:missing]
+        if len(self._header) == layout.size:
+            header = bytes(self._header)
+            self._header.clear()
+            if self._begun:
+                self._incoming = self._opened(header)
+            else:
+                self._begin(header)
+        return data[missing:]
+
+    def _begin(self, header: bytes) -> None:
+        magic, major, minor, _ = _unsealed(_HEADER, header, "the beginning")
         if magic != MAGIC:
             raise refused("it is not a stream of a vfuserver device")
         if major != MAJOR:
             raise refused(f"its format is {major}.{minor}, must be {MAJOR}")
-        self._headers = zlib.crc32(self._buffer[: _HEADER.size])
-        del self._buffer[: _HEADER.size]
+        self._headers = crc32(header)
         self._begun = True
 
-    def _next(self) -> Section | None:
-        if self.ended or len(self._buffer) < _SECTION.size:
-            return None
-        name, version, flags, length, crc, _ = self._opened(_SECTION, f"the header of section {self._sections}")
+    def _opened(self, header: bytes) -> _Incoming:
+        name, version, flags, length, crc, _ = _unsealed(_SECTION, header, f"the header of section {self._sections}")
         what = name.rstrip(b"\0").decode("ascii", "backslashreplace")
         if length > LONGEST or flags & ~OPTIONAL:
             raise refused(f"the section {what} has {length} bytes (at most {LONGEST}) and flags {flags:#x}")
-        end = _SECTION.size + length
-        if len(self._buffer) < end:
-            return None
-        payload = bytes(memoryview(self._buffer)[_SECTION.size : end])
-        if zlib.crc32(payload) != crc:
-            raise refused(f"the section {what} is damaged")
-        if what != END:
-            self._headers = zlib.crc32(self._buffer[: _SECTION.size], self._headers)
-        del self._buffer[:end]
-        return Section(what, version, payload, bool(flags & OPTIONAL))
+        payload = self._room(what, length)
+        return _Incoming(Section(what, version, payload, bool(flags & OPTIONAL)), payload, crc, header)
 
-    def _opened(self, layout: struct.Struct, what: str) -> Sequence[Any]:
-        data = bytes(memoryview(self._buffer)[: layout.size])
-        values = layout.unpack(data)
-        if values[-1] != zlib.crc32(data[:-_CRC_BYTES]):
-            raise refused(f"{what} is damaged, or not of a stream of a vfuserver device")
-        return values
+    def _complete(self, incoming: _Incoming, found: list[Section]) -> None:
+        section = incoming.section
+        if incoming.found != incoming.crc:
+            raise refused(f"the section {section.name} is damaged")
+        if section.name == END:
+            self._end(section)
+            return
+        self._headers = crc32(incoming.header, self._headers)
+        self._sections += 1
+        found.append(section)
 
     def _end(self, section: Section) -> None:
         if section.version != END_VERSION or section.payload != _END.pack(self._sections, self._headers):
@@ -192,10 +240,17 @@ def refused(why: str) -> CommandError:
     return CommandError(errno.EINVAL, f"the stream is refused: {why}")
 
 
+def _unsealed(layout: struct.Struct, header: bytes, what: str) -> tuple[Any, ...]:
+    values = layout.unpack(header)
+    if values[-1] != crc32(header[:-_CRC_BYTES]):
+        raise refused(f"{what} is damaged, or not of a stream of a vfuserver device")
+    return values
+
+
 def _sealed(layout: struct.Struct, *values: int | bytes) -> bytes:
     """A header whose last field is the CRC of the others."""
     data = layout.pack(*values, 0)[:-_CRC_BYTES]
-    return data + zlib.crc32(data).to_bytes(_CRC_BYTES, "little")
+    return data + crc32(data).to_bytes(_CRC_BYTES, "little")
 
 
 # -- reading what is damaged -------------------------------------------------------------------------------------------
@@ -224,7 +279,7 @@ def scan(data: bytes | mmap, start: int = 0) -> Iterator[Found]:
     sections, at, ended = 0, start + _HEADER.size, False
     if problem := _wrong_beginning(data[start:at]):
         yield Found(start, min(at, len(data)) - start, None, problem)
-    headers = zlib.crc32(data[start:at])
+    headers = crc32(data[start:at])
     while at < len(data):
         if ended:
             yield Found(at, len(data) - at, None, f"{len(data) - at} bytes follow the end")
@@ -235,7 +290,7 @@ def scan(data: bytes | mmap, start: int = 0) -> Iterator[Found]:
             found = replace(found, problem=found.problem or ("" if right else "sections are missing, or damaged"))
             ended = True
         yield found
-        headers = zlib.crc32(data[at : at + _SECTION.size], headers)
+        headers = crc32(data[at : at + _SECTION.size], headers)
         sections, at = sections + 1, at + found.size
     if not ended:
         yield Found(at, 0, None, "the stream ends without an end marker")
@@ -245,7 +300,7 @@ def _wrong_beginning(data: bytes) -> str:
     if len(data) < _HEADER.size:
         return f"{len(data)} bytes are no beginning of a stream"
     magic, major, minor, crc = _HEADER.unpack(data)
-    if magic != MAGIC or crc != zlib.crc32(data[:-_CRC_BYTES]):
+    if magic != MAGIC or crc != crc32(data[:-_CRC_BYTES]):
         return "the beginning is damaged, or not that of a stream of a vfuserver device"
     return "" if major == MAJOR else f"the format is {major}.{minor}, must be {MAJOR}"
 
@@ -258,7 +313,7 @@ def _found(data: bytes | mmap, at: int) -> Found:
     name, version, flags, length, crc, _ = _SECTION.unpack(head)
     payload = data[at + _SECTION.size : at + _SECTION.size + length]
     problem = f"flags {flags:#x} are not known" if flags & ~OPTIONAL else ""
-    if zlib.crc32(payload) != crc:
+    if crc32(payload) != crc:
         problem = "damaged: its CRC is wrong"
     if len(payload) < length:
         problem = f"cut: {len(payload)} of {length} bytes are there"
@@ -270,7 +325,7 @@ def _is_header(head: bytes) -> bool:
     if len(head) < _SECTION.size:
         return False
     *_, length, _, crc = _SECTION.unpack(head)
-    return length <= LONGEST and bool(crc == zlib.crc32(head[:-_CRC_BYTES]))
+    return length <= LONGEST and bool(crc == crc32(head[:-_CRC_BYTES]))
 
 
 def _next_header(data: bytes | mmap, at: int) -> int:

@@ -1,6 +1,6 @@
 """MIG_DATA_READ: bytes of the device's state, while it is being saved."""
 
-from vfuserver.session.command import Command, Request, need_argsz
+from vfuserver.session.command import Answer, Command, Request, need_argsz
 from vfuserver.session.connection import Connection
 from vfuserver.session.quirks import MIG_DATA_READ
 from vfuserver.wire import U32, Blob, Count, Layout
@@ -17,11 +17,13 @@ class MigDataRead(Command, number=17, name="MIG_DATA_READ"):
     reply = Layout("argsz" / U32, "size" / Count(U32, "data"), "data" / Blob("size"))
 
     @classmethod
-    def handle(cls, connection: Connection, request: Request) -> bytes:
+    def handle(cls, connection: Connection, request: Request) -> Answer:
         """Reads the stream."""
         argsz, size = request.integers
         need_argsz(argsz, cls.request.size + size)
         connection.check_transfer(size)
-        data = connection.migration.read(size)
-        head = cls.request.pack(cls.request.size + len(data), len(data))
-        return head + (data.ljust(size, b"\0") if connection.options.quirks[MIG_DATA_READ] == "padded" else data)
+        pieces = connection.migration.read(size)
+        count = sum(map(len, pieces))
+        if connection.options.quirks[MIG_DATA_READ] == "padded":
+            pieces.append(bytes(size - count))
+        return [cls.request.pack(cls.request.size + count, count), *pieces]
