@@ -405,7 +405,7 @@ async def _cancelled_save(here: End, path: Path) -> None:
     advance = cancelling()
     with NewFile(path, {}) as new:
 
-        def write(piece: bytes) -> None:
+        def write(piece: memoryview) -> None:
             new.write(piece)
             advance(len(piece))
 

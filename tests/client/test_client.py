@@ -21,8 +21,8 @@ from vfuserver.vfio import DeviceFlags, IrqFlags, PciIrq, RegionFlags, ResetReas
 
 async def test_negotiation_tells_both_ends(client: Client) -> None:
     assert client.version == (0, 0)
-    assert client.server == Capabilities(max_msg_fds=16)
-    assert client.offered.keys() == {"max_data_xfer_size", "max_msg_fds", "max_dma_maps", "pgsizes"}
+    assert client.server == Capabilities(max_msg_fds=16, whole_messages=True)
+    assert client.offered.keys() == {"max_data_xfer_size", "max_msg_fds", "max_dma_maps", "pgsizes", "whole_messages"}
 
 
 async def test_negotiation_without_data_assumes_the_defaults(device: LittleDevice) -> None:

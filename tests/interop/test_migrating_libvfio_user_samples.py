@@ -215,7 +215,7 @@ async def test_a_cancelled_save_leaves_the_source_running_and_no_file(start: Sta
             assert task is not None
             with NewFile(path, {}) as new:
 
-                def write(piece: bytes) -> None:
+                def write(piece: memoryview) -> None:
                     new.write(piece)
                     task.cancel()
 

@@ -31,6 +31,8 @@ class Account:
         self.early: list[bytes] = []
         self.late: list[bytes] = []
         self.loaded = bytearray()
+        self.sizes: list[int] = []
+        """Of what was written."""
         self.complete = b""
         """What RESUMING -> STOP accepts; empty: anything."""
         self._early: list[bytes] = []
@@ -86,6 +88,7 @@ class Account:
         if bytes(data).startswith(b"!"):
             raise CommandError(errno.EBADMSG, "no stream begins like that")
         self.loaded += data
+        self.sizes.append(len(data))
 
     def abandon(self) -> None:
         assert self.here is S.RESUMING

@@ -57,6 +57,11 @@ def test_write_multiple_is_not_repeated_to_a_client_without_it(device: LittleDev
     wire.close()
 
 
+def test_whole_messages_are_promised_to_who_asks(fresh: Wire) -> None:
+    """S3.14: our own key, for clients that would write state in small pieces otherwise."""
+    assert capabilities(propose(fresh, whole_messages=True))["whole_messages"] is True
+
+
 def test_reply_states_our_own_values(device: LittleDevice) -> None:
     """S1.14: each key with the server's value."""
     wire = Wire(device, SessionOptions(max_msg_fds=8, max_data_xfer_size=64 << 20, max_dma_maps=4, pgsizes=0x201000))

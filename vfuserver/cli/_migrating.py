@@ -23,7 +23,6 @@ from vfuserver.cli._moving import (
     start_resuming,
     stop_and_copy,
 )
-from vfuserver.client import AT_ONCE
 from vfuserver.errors import CommandError, VfuserverError
 from vfuserver.vfio import MigrationFlags, MigrationState
 
@@ -101,12 +100,10 @@ class Move:
     async def _round(self) -> int:
         """As much state as there is now, but not what comes while it is taken."""
         most, taken = await self._expected(), 0
-        async with pieces(self.source) as state:
+        async with pieces(self.source, most) as state:
             async for piece in state:
                 await self._give(piece)
                 taken += len(piece)
-                if taken >= most:
-                    break
         return taken
 
     async def _expected(self) -> int:
@@ -124,9 +121,9 @@ class Move:
         with self._refusing():
             await self.destination.client.set_device_state(MigrationState.STOP)
 
-    async def _give(self, piece: bytes) -> None:
+    async def _give(self, piece: memoryview) -> None:
         with self._refusing():
-            await self.destination.client.write_state(piece, AT_ONCE)
+            await self.destination.client.write_state(piece)
         self.moved.state_bytes += len(piece)
         self.advance(len(piece))
 

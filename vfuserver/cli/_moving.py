@@ -13,7 +13,7 @@ from typing import Final
 
 from vfuserver.cli._probing import ask, connected
 from vfuserver.cli._shape import Shape, differences, shape
-from vfuserver.client import AT_ONCE, Client
+from vfuserver.client import Client
 from vfuserver.errors import CommandError, PeerError, VfuserverError
 from vfuserver.vfio import MigrationFlags, MigrationState
 
@@ -79,7 +79,7 @@ async def size_of(source: End) -> int:
         return 0
 
 
-async def save(source: End, write: Callable[[bytes], None]) -> None:
+async def save(source: End, write: Callable[[memoryview], None]) -> None:
     """All of the state, piece by piece, while the device is stopped, which it is afterwards too."""
     await stop_and_copy(source)
     async with pieces(source) as state:
@@ -90,12 +90,12 @@ async def save(source: End, write: Callable[[bytes], None]) -> None:
 
 
 @asynccontextmanager
-async def pieces(source: End) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The state that there is now, in pieces. VfuserverError names the source."""
+async def pieces(source: End, most: int | None = None) -> AsyncIterator[AsyncIterator[memoryview]]:
+    """The state that there is now, in pieces; at most `most` bytes of it. VfuserverError names the source."""
 
-    async def named() -> AsyncGenerator[bytes, None]:
+    async def named() -> AsyncGenerator[memoryview, None]:
         with saying(f"{source.name} does not give its state"):
-            async for piece in source.client.state_pieces():
+            async for piece in source.client.state_pieces(most):
                 yield piece
 
     async with aclosing(named()) as state:
@@ -114,7 +114,7 @@ async def load(destination: End, chunks: Iterable[bytes], state: MigrationState,
         await start_resuming(destination)
         with refusing(destination):
             for chunk in chunks:
-                await destination.client.write_state(chunk, AT_ONCE)
+                await destination.client.write_state(chunk)
                 advance(len(chunk))
             await destination.client.set_device_state(MigrationState.STOP)
         await go_on(destination, state)

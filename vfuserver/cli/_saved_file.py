@@ -8,7 +8,6 @@ import json
 import os
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
+from vfuserver._core import crc32
 from vfuserver.cli._shape import Shape, checked
 from vfuserver.errors import UsageError, VfuserverError
 from vfuserver.vfio import MigrationState
@@ -26,7 +26,8 @@ VERSION: Final = 1
 HEAD: Final = struct.Struct("<8sIIQI")
 """Magic, version, bytes of JSON, bytes of the stream, CRC-32 of the JSON and the stream."""
 MOST_JSON: Final = 1 << 20
-CHUNK: Final = 1 << 20
+CHUNK: Final = 2 << 20
+"""Bytes that are read at a time: several pieces of state, so that they are given to a server one after another."""
 
 
 class SavedFileError(VfuserverError):
@@ -45,16 +46,16 @@ class NewFile:
         self.path = path
         self.size = 0
         text = json.dumps(about).encode()
-        self._crc, self._json = zlib.crc32(text), len(text)
+        self._crc, self._json = crc32(text), len(text)
         with _failing(path):
             number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
             self._partial: Path | None = Path(name)
             self._file = os.fdopen(number, "wb")
             self._file.write(bytes(HEAD.size) + text)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """The next bytes of the stream."""
-        self._crc = zlib.crc32(data, self._crc)
+        self._crc = crc32(data, self._crc)
         self.size += len(data)
         with _failing(self.path):
             self._file.write(data)
@@ -104,9 +105,9 @@ class SavedFile:
             text = file.read(json_size)
             if len(text) < json_size:
                 raise SavedFileError(f"{path} is cut: it ends after {HEAD.size + len(text)} bytes")
-            found, there = zlib.crc32(text), 0
+            found, there = crc32(text), 0
             while chunk := file.read(CHUNK):
-                found, there = zlib.crc32(chunk, found), there + len(chunk)
+                found, there = crc32(chunk, found), there + len(chunk)
             if there != size:
                 raise SavedFileError(f"{path} has {there} bytes of state, must be {size}: was it cut or added to?")
             if found != crc:

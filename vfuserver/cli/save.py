@@ -50,7 +50,7 @@ async def _save(socket: Path, file: Path, force: bool, stop: bool, timeout: floa
         after = MigrationState.STOP if stop else source.state
         with NewFile(file, about, replace=force) as new, progress("saving", await _moving.size_of(source)) as advance:
 
-            def write(piece: bytes) -> None:
+            def write(piece: memoryview) -> None:
                 new.write(piece)
                 advance(len(piece))
 

@@ -3,7 +3,7 @@
 It works against any vfio-user server and knows nothing of ours.
 """
 
-from vfuserver.client.base import QEMU_PROPOSAL, TWIN_PROPOSAL
+from vfuserver.client.base import OWN_PROPOSAL, QEMU_PROPOSAL, TWIN_PROPOSAL
 from vfuserver.client.channel import Channel, Reply
 from vfuserver.client.client import Client
 from vfuserver.client.dirty_log import dirty_ranges
@@ -16,6 +16,7 @@ from vfuserver.client.migration_commands import AT_ONCE, PrecopyInfo
 
 __all__ = [
     "AT_ONCE",
+    "OWN_PROPOSAL",
     "QEMU_PROPOSAL",
     "TWIN_PROPOSAL",
     "Channel",

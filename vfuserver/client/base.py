@@ -24,6 +24,9 @@ QEMU_PROPOSAL: Final[Mapping[str, Any]] = {
 }
 """What QEMU 10.1 to 11.1 proposes (field-notes C.2)."""
 
+OWN_PROPOSAL: Final[Mapping[str, Any]] = {**QEMU_PROPOSAL, "whole_messages": True}
+"""The same of a client that asks whether it may write state in large pieces."""
+
 TWIN_PROPOSAL: Final[Mapping[str, Any]] = {**QEMU_PROPOSAL, "twin_socket": {"supported": True}}
 """The same with a twin socket, which QEMU does not know."""
 
@@ -57,7 +60,7 @@ class ClientBase:
         self._owned: list[Closable] = []
 
     async def negotiate(
-        self, proposal: Mapping[str, Any] | None = QEMU_PROPOSAL, version: tuple[int, int] = (0, 0)
+        self, proposal: Mapping[str, Any] | None = OWN_PROPOSAL, version: tuple[int, int] = (0, 0)
     ) -> Capabilities:
         """VERSION: proposes `capabilities` (None: no version data) and learns the server's. PeerError.
 

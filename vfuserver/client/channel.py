@@ -17,18 +17,21 @@ import os
 import select
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from vfuserver._core import Pump, Stream
 from vfuserver.client.errors import DisconnectedError, ReplyTimeoutError
 from vfuserver.errors import CommandError, LocalError
-from vfuserver.wire import NO_REPLY, command_message
+from vfuserver.wire import NO_REPLY, command_head, command_message
 
 log = logging.getLogger("vfuserver.client")
 
 MAX_ID: Final = 1 << 16
 QUEUE_LIMIT: Final = 1 << 20
 """Bytes queued above which `drain` waits for the server to read."""
+
+Data: TypeAlias = bytes | bytearray | memoryview
+Payload: TypeAlias = bytes | list[Data]
 
 Serve = Callable[[int, int, int, bytes, list[int]], Any]
 """serve(number, message id, flags, payload, fds): answers a command of the server, by a payload (see `Stream`) or by a
@@ -74,10 +77,16 @@ class Channel:
 
     # -- commands
 
-    def submit(self, number: int, payload: bytes = b"", fds: Sequence[int] = ()) -> "asyncio.Future[Reply]":
-        """Queues a command; its future ends with the reply or an error. `fds` stay the caller's."""
+    def submit(self, number: int, payload: Payload = b"", fds: Sequence[int] = ()) -> "asyncio.Future[Reply]":
+        """Queues a command; its future ends with the reply or an error. `fds` stay the caller's.
+
+        A payload in pieces is sent without a copy: they must not change before the reply.
+        """
         message_id = self._free_id()
-        self._queue(command_message(number, message_id, payload), fds)
+        if isinstance(payload, list):
+            self._queue([command_head(number, message_id, sum(map(len, payload))), *payload], fds)
+        else:
+            self._queue(command_message(number, message_id, payload), fds)
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[message_id] = future
         return future
@@ -93,8 +102,11 @@ class Channel:
 
         CommandError, ReplyTimeoutError, DisconnectedError.
         """
+        return await self.reply(number, self.submit(number, payload, fds), timeout)
+
+    async def reply(self, number: int, future: "asyncio.Future[Reply]", timeout: float | None = None) -> Reply:
+        """Waits for the reply to a command that was submitted, likewise."""
         seconds = self.timeout if timeout is None else timeout
-        future = self.submit(number, payload, fds)
         try:
             async with asyncio.timeout(seconds):
                 return await future
@@ -102,6 +114,13 @@ class Channel:
             raise ReplyTimeoutError(
                 f"no reply to command {number} within {seconds:g} s ({len(self._waiting)} commands are waiting)"
             ) from None
+
+    @staticmethod
+    def forget(future: "asyncio.Future[Reply]") -> None:
+        """Nobody waits for this reply any more, however it is."""
+        if not future.cancel() and future.exception() is None:
+            for fd in future.result().fds:
+                os.close(fd)
 
     async def drain(self) -> None:
         """Returns when the queue is short: at once, unless the server does not read."""
@@ -178,7 +197,7 @@ class Channel:
             raise LocalError(f"{MAX_ID} commands are waiting for their replies, must be fewer")
         return next(message_id for message_id in self._ids if message_id not in self._waiting)
 
-    def _queue(self, message: bytes, fds: Sequence[int]) -> None:
+    def _queue(self, message: bytes | list[Data], fds: Sequence[int]) -> None:
         self._must_be_open()
         self.stream.send(message, fds)
         if not self._flushing:

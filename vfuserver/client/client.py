@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from vfuserver.client.base import QEMU_PROPOSAL
+from vfuserver.client.base import OWN_PROPOSAL
 from vfuserver.client.dma_commands import DmaCommands
 from vfuserver.client.errors import DisconnectedError
 from vfuserver.client.irq_commands import IrqCommands
@@ -44,7 +44,7 @@ class Client(LoggingCommands, MigrationCommands, IrqCommands, DmaCommands):
     async def connect(
         cls,
         path: str | os.PathLike[str],
-        proposal: Mapping[str, Any] | None = QEMU_PROPOSAL,
+        proposal: Mapping[str, Any] | None = OWN_PROPOSAL,
         *,
         timeout: float = 5.0,
     ) -> Self:

@@ -3,9 +3,13 @@
 What the bytes mean is the server's own business; they are only carried. It must not know files or a second server.
 """
 
+import asyncio
+import sys
+from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Final, NamedTuple
 
+from vfuserver.client.channel import Reply
 from vfuserver.client.region_commands import RegionCommands
 from vfuserver.errors import PeerError
 from vfuserver.session.commands.get_precopy_info import GetPrecopyInfo
@@ -20,6 +24,8 @@ from vfuserver.vfio import MigrationFlags, MigrationState
 
 STATE_TIMEOUT: Final = 60.0
 """Seconds that a change of state may take by default: it is answered when the last arc is done (S3.6)."""
+UNDER_WAY: Final = 2
+"""Pieces of state that are asked for, or given, at one time."""
 AT_ONCE: Final = 32 << 10
 """Bytes that reach the other end of a UNIX socket in one piece with their header (Linux splits above 35 KiB or so).
 
@@ -77,32 +83,67 @@ class MigrationCommands(RegionCommands):
         data = bytearray()
         while len(data) < size:
             asked = min(size - len(data), self.state_piece)
-            data += (piece := await self._read_piece(asked))
+            data += (piece := await self._piece(asked, self._ask_for_piece(asked)))
             if len(piece) < asked:
                 break
         return bytes(data)
 
-    async def state_pieces(self) -> AsyncGenerator[bytes, None]:
-        """The stream in pieces until one comes empty: its end in STOP_COPY, all that there is now in pre-copy."""
-        while piece := await self._read_piece(self.state_piece):
-            yield piece
+    async def state_pieces(self, most: int | None = None) -> AsyncGenerator[memoryview, None]:
+        """The stream in pieces until one comes empty: its end in STOP_COPY, all that there is now in pre-copy; or until
+        `most` bytes were asked for.
+
+        A piece is asked for while the one before it is on its way: who does not take all of them loses one.
+        """
+        size, left = self.state_piece, sys.maxsize if most is None else most
+        asked: deque[asyncio.Future[Reply]] = deque()
+        try:
+            while left > 0 or asked:
+                while left > 0 and len(asked) < UNDER_WAY:
+                    asked.append(self._ask_for_piece(size))
+                    left -= size
+                if piece := await self._piece(size, asked.popleft()):
+                    yield piece
+                else:
+                    left = 0
+        finally:
+            for future in asked:
+                self.channel.forget(future)
 
     async def write_state(self, data: bytes | bytearray | memoryview, most: int | None = None) -> None:
-        """The stream's next bytes, at most `most` in a message: AT_ONCE for a server that nothing is known of."""
-        step = min(self.state_piece, most or self.state_piece)
-        rest = memoryview(data)
-        while rest:
-            piece, rest = rest[:step], rest[step:]
-            head = MigDataWrite.request.pack(MigDataWrite.request.size + len(piece), len(piece))
-            reply = await self.channel.command(MigDataWrite.number, head + piece, timeout=STATE_TIMEOUT)
-            Descriptors(reply.fds).close()
+        """The stream's next bytes, which must not change meanwhile; returns when the server has taken all of them.
 
-    async def _read_piece(self, size: int) -> bytes:
-        """One MIG_DATA_READ. libvfio-user pads its reply up to the size that was asked for."""
+        At most `most` in a message, one by one. By default that is as many as both ends take, several under way, if the
+        server says that it waits until a message is whole; else AT_ONCE.
+        """
+        whole = self.server.whole_messages and most is None
+        step = min(self.state_piece, most or (self.state_piece if whole else AT_ONCE))
+        rest, waiting = memoryview(data), deque[asyncio.Future[Reply]]()
+        try:
+            while rest or waiting:
+                while rest and len(waiting) < (UNDER_WAY if whole else 1):
+                    waiting.append(self._give_piece(rest[:step]))
+                    rest = rest[step:]
+                reply = await self.channel.reply(MigDataWrite.number, waiting.popleft(), STATE_TIMEOUT)
+                Descriptors(reply.fds).close()
+        finally:
+            for future in waiting:
+                self.channel.forget(future)
+
+    def _give_piece(self, piece: memoryview) -> "asyncio.Future[Reply]":
+        size = len(piece)
+        return self.channel.submit(
+            MigDataWrite.number, [MigDataWrite.request.pack(MigDataWrite.request.size + size, size), piece]
+        )
+
+    def _ask_for_piece(self, size: int) -> "asyncio.Future[Reply]":
         fixed = MigDataRead.request.size
-        request = MigDataRead.request.pack(fixed + size, size)
-        reply = await self.ask(MigDataRead, request, timeout=STATE_TIMEOUT)
+        return self.channel.submit(MigDataRead.number, MigDataRead.request.pack(fixed + size, size))
+
+    async def _piece(self, size: int, asked: "asyncio.Future[Reply]") -> memoryview:
+        """What came for a MIG_DATA_READ. libvfio-user pads its reply up to the size that was asked for."""
+        fixed = MigDataRead.request.size
+        reply = self.complete(MigDataRead, await self.channel.reply(MigDataRead.number, asked, STATE_TIMEOUT))
         count = MigDataRead.reply.unpack(reply)[1]
         if count > size or len(reply) < fixed + count:
             raise PeerError(f"{len(reply) - fixed} bytes came as {count} for a MIG_DATA_READ of {size}")
-        return reply[fixed : fixed + count]
+        return memoryview(reply)[fixed : fixed + count]

@@ -41,6 +41,9 @@ class Capabilities:
     """Page sizes of DMA maps, or'ed together, bytes."""
     sparse_mmap_fds: bool = False
     """A region's info may name several descriptors."""
+    whole_messages: bool = False
+    """A message is taken in however many parts it arrives. Our own key: libvfio-user's servers take what one recv gives
+    them, so state is written to a server that does not say this in small pieces."""
 
     @classmethod
     def stated(cls, capabilities: Mapping[str, Any]) -> Self:

@@ -93,6 +93,7 @@ class SessionOptions:
             write_multiple=self.write_multiple,
             twin_socket=self.twin_socket,
             pgsizes=self.pgsizes,
+            whole_messages=True,
             sparse_mmap_fds=self.quirks[quirks.SPARSE_MMAP_FDS] == "agreed",
         )
 

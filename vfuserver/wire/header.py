@@ -50,9 +50,14 @@ class Header(NamedTuple):
         return bool(self.flags & MessageFlags.ERROR)
 
 
+def command_head(number: int, message_id: int, length: int, flags: int = 0) -> bytes:
+    """The header of a command whose payload has `length` bytes."""
+    return HEADER.pack(message_id, number, HEADER_SIZE + length, flags, 0)
+
+
 def command_message(number: int, message_id: int, payload: bytes = b"", flags: int = 0) -> bytes:
     """A whole command message."""
-    return HEADER.pack(message_id, number, HEADER_SIZE + len(payload), flags, 0) + payload
+    return command_head(number, message_id, len(payload), flags) + payload
 
 
 def reply_message(number: int, message_id: int, payload: bytes = b"") -> bytes:
