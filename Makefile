@@ -83,7 +83,7 @@ sanitize: $(CORE)  ## the tests of the core under the sanitizers
 requirements: $(CORE)  ## which tests prove which requirement, and what waits
 	@$(BIN)/python -m tests.requirements --cases
 
-bench: $(CORE)  ## the speed of the wire and of client memory, as ratios to what is bare
+bench: $(CORE)  ## the speed of the wire, of client memory and of migration, as ratios to what is bare
 	@$(BIN)/python -m benchmarks
 
 wheel: $(CORE)  ## dist/*.whl, and a try of it outside the work tree

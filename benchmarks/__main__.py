@@ -1,4 +1,5 @@
-"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire beside a bare echo, client memory beside plain memory."""
+"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire beside a bare echo, client memory beside plain memory, a
+device's state beside a plain socket copy."""
 
 import json
 import sys
@@ -7,10 +8,10 @@ from typing import IO
 
 import click
 
-from benchmarks import memory, wire
+from benchmarks import memory, migration, wire
 from benchmarks.figure import Figure
 
-ROOMS = {"wire": wire.run, "memory": memory.run}
+ROOMS = {"wire": wire.run, "memory": memory.run, "migration": migration.run}
 
 
 @click.command(help=__doc__)
