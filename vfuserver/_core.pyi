@@ -324,12 +324,13 @@ class Stream:
         on_later: Callable[[object], None] | None = None,
     ) -> None:
         """`command(number, message id, flags, payload, fds)` returns the reply's payload as bytes, as a list of buffers
-        (one after another; large ones are borrowed until they were sent, so they must not change), as `(bytes, fds)`,
-        or any other object: "later". It owns `fds` (it must close or keep every one; descriptors it returns stay its
-        own and are duplicated at once into the send queue). It may raise CommandError (error reply) or PeerError
-        (the stream is broken). `reply(number, message id, errno, payload, fds)` gets replies to our own messages;
-        errno 0 is success. A large payload of MIG_DATA_WRITE, or of a reply to MIG_DATA_READ, is a read-only memoryview
-        of where it was received. `on_later(object)` is told of every held command, register hooks' included."""
+        (one after another; large ones are borrowed until they were sent, so they must not change; with a ledger they
+        are copied), as `(bytes, fds)`, or any other object: "later". It owns `fds` (it must close or keep every one;
+        descriptors it returns stay its own and are duplicated at once into the send queue). It may raise CommandError
+        (error reply) or PeerError (the stream is broken). `reply(number, message id, errno, payload, fds)` gets
+        replies to our own messages; errno 0 is success. A large payload of MIG_DATA_WRITE, or of a reply to
+        MIG_DATA_READ, is a read-only memoryview of where it was received, unless there is a ledger.
+        `on_later(object)` is told of every held command, register hooks' included."""
     def feed(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> list[Output]:
         """Takes bytes and descriptors (which it owns from now on) and returns what to send, in order."""
     def take(self) -> list[Output]:

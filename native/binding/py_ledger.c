@@ -130,6 +130,8 @@ static const struct {
 
 static PyObject *refused(int error)
 {
+    if (error == ENOMEM)
+        return PyErr_NoMemory();
     for (size_t i = 0; i < sizeof(refusals) / sizeof(*refusals); i++)
         if (refusals[i].error == error)
             PyErr_SetString(LocalError, refusals[i].text);

@@ -46,7 +46,8 @@ PyObject *stream_carry(StreamObject *self, PyObject *unused)
     (void)unused;
     if (reason)
         return PyErr_Format(LocalError, "a stream cannot be carried now: %s", reason);
-    vfu_stream_settle(s);
+    if (!vfu_stream_settle(s))
+        return PyErr_NoMemory();
     return Py_BuildValue("NNNN", bytes_in(&s->rx), offsets(&s->rx_fds, vfu_buffer_position(&s->rx)), bytes_in(&s->tx),
                          offsets(&s->tx_fds, vfu_buffer_position(&s->tx)));
 }

@@ -37,7 +37,7 @@ void vfu_ledger_close(vfu_ledger *ledger);
 /* From now on the stream's bytes are in the ledger. A fresh one takes what the stream holds; else the stream, through
  * which nothing has passed, goes on where the dead process was. Not while a command is held.
  * -EINVAL: the stream is not untouched; -EBUSY: more than one message with descriptors is unsent; -ENOBUFS: too many
- * bytes wait; -EBADMSG: the file makes no sense. Then nothing has changed. */
+ * bytes wait; -EBADMSG: the file makes no sense; -ENOMEM. Then nothing has changed. */
 int vfu_ledger_use(vfu_stream *stream, vfu_ledger *ledger, vfu_ledger_report *report);
 
 /* -- what a stream that has a ledger calls ------------------------------------------------------------------------- */

@@ -22,7 +22,7 @@ static void into_ring(vfu_buffer *b, uint8_t *data, size_t ring, uint64_t base, 
 /* A stream with bytes in it moves into a fresh ledger. */
 static int move_in(vfu_stream *s, vfu_ledger *l)
 {
-    size_t unread = vfu_buffer_length(&s->rx), unsent = vfu_buffer_length(&s->tx);
+    size_t unread = vfu_buffer_length(&s->rx), unsent = vfu_stream_queued(s);
     uint64_t rx = vfu_buffer_position(&s->rx), tx = vfu_buffer_position(&s->tx);
     const vfu_fds *f = &s->tx_fds;
 
@@ -30,6 +30,8 @@ static int move_in(vfu_stream *s, vfu_ledger *l)
         return -ENOBUFS;
     if (vfu_fds_length(f) && f->item[f->head].at != f->item[f->tail - 1].at)
         return -EBUSY;
+    if (!vfu_stream_copy_lent(s))
+        return -ENOMEM;
     if (unread)
         memcpy(l->rx, s->rx.data + s->rx.head, unread);
     if (unsent)

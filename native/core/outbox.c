@@ -197,6 +197,43 @@ void vfu_stream_sent(vfu_stream *s, size_t length)
     }
 }
 
+/* Descriptors lie behind every loan that comes before their byte. */
+static void make_room_for_loans(vfu_stream *s)
+{
+    for (size_t i = s->tx_fds.head; i < s->tx_fds.tail; i++) {
+        vfu_carried *c = &s->tx_fds.item[i];
+        uint64_t at = c->at;
+        for (size_t n = s->tx_loans.head; n < s->tx_loans.tail && s->tx_loans.item[n].at <= at; n++)
+            c->at += s->tx_loans.item[n].length;
+    }
+}
+
+bool vfu_stream_copy_lent(vfu_stream *s)
+{
+    size_t ahead = s->tx_loans.bytes, end;
+    vfu_loans gone = s->tx_loans;
+
+    if (gone.head == gone.tail)
+        return true;
+    if (!vfu_buffer_reserve(&s->tx, ahead))
+        return false;
+    make_room_for_loans(s);
+    end = s->tx.tail;
+    s->tx.tail += ahead;
+    for (size_t i = gone.tail; i-- > gone.head;) { /* from the end, so that nothing is moved twice */
+        size_t from = (size_t)(gone.item[i].at - s->tx.base);
+        memmove(s->tx.data + from + ahead, s->tx.data + from, end - from);
+        ahead -= gone.item[i].length;
+        memcpy(s->tx.data + from + ahead, gone.item[i].bytes, gone.item[i].length);
+        end = from;
+    }
+    s->tx_loans = (vfu_loans){0};
+    for (size_t i = gone.head; i < gone.tail; i++)
+        s->ops->repaid(s->owner, gone.item[i].lender);
+    free(gone.item);
+    return true;
+}
+
 void vfu_stream_forget_output(vfu_stream *s)
 {
     vfu_loan *loan;

@@ -189,10 +189,13 @@ static void close_gaps(vfu_stream *s)
     s->spent = 0;
 }
 
-void vfu_stream_settle(vfu_stream *s)
+bool vfu_stream_settle(vfu_stream *s)
 {
+    if (!vfu_stream_copy_lent(s))
+        return false;
     if (s->spent)
         close_gaps(s);
+    return true;
 }
 
 /* Descriptors of a message that came to a process which was killed. */

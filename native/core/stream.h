@@ -136,6 +136,8 @@ size_t vfu_stream_chunk(vfu_stream *stream, struct iovec *part, const vfu_carrie
 void vfu_stream_sent(vfu_stream *stream, size_t length);
 /* Tells the lenders of parts that were not queued. */
 void vfu_stream_repay(vfu_stream *stream, const vfu_payload_part *part, size_t parts);
+/* What is lent is copied, to be sent in its place, and its lenders are told. False: no memory. */
+bool vfu_stream_copy_lent(vfu_stream *stream);
 /* Nothing more is sent: every lender is told. */
 void vfu_stream_forget_output(vfu_stream *stream);
 
@@ -147,8 +149,9 @@ typedef struct {
     size_t count;
 } vfu_queue;
 
-/* Takes out of `rx` the replies that were served before their turn: then `rx` and `tx` say all that is to be done. */
-void vfu_stream_settle(vfu_stream *stream);
+/* Takes out of `rx` the replies that were served before their turn, and into `tx` what is lent: then these two say all
+ * that is to be done. False: no memory, and everything is as it was. */
+bool vfu_stream_settle(vfu_stream *stream);
 /* Fills a stream that nothing has passed through; serves nothing yet. 0: it owns the descriptors. -EINVAL (descriptors
  * without a byte, out of order, or without a whole message to be sent with), -ENOMEM, -EBUSY (more than one message
  * with descriptors is unsent, and the stream has a ledger): nothing has changed. */

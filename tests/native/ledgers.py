@@ -4,6 +4,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import socket
 import struct
 import termios
@@ -19,6 +20,9 @@ HEAD = 65536
 RECORDS = 24576
 LATER, DESCRIPTOR, OURS = 50, 51, 52
 """Command numbers of these tests: answered later, answered with a descriptor, a message of the server's own."""
+MIG_DATA_READ = 17
+STATE = random.Random(17).randbytes(MAX)
+"""What that is answered with: pieces of these, of which the payload says where they begin."""
 
 MEMORY = 1 << 16
 LAYOUT = _core.Layout(
@@ -79,6 +83,8 @@ class Server:
             return self
         if number == DESCRIPTOR:
             return payload, [0]
+        if number == MIG_DATA_READ:
+            return [payload, memoryview(STATE)[payload[0] :], STATE[: payload[0]]]
         return payload + bytes([len(fds)])
 
     def _reply(self, number: int, tag: int, error: int, payload: bytes, fds: list[int]) -> None:

@@ -7,12 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.native.ledgers import DESCRIPTOR, HEAD, LATER, MAX, MEMORY, Server, copy_of, write_to_journal
+from tests.native.ledgers import (
+    DESCRIPTOR,
+    HEAD,
+    LATER,
+    MAX,
+    MEMORY,
+    MIG_DATA_READ,
+    OURS,
+    STATE,
+    Server,
+    copy_of,
+    write_to_journal,
+)
 from tests.native.messages import NO_REPLY, REPLY, message, read, replies
 from vfuserver import _core
 from vfuserver.errors import LocalError
 
 EIO = 5
+MIG_DATA_WRITE = 18
 
 
 def used(server: Server, ledger: _core.Ledger | None = None) -> Server:
@@ -103,6 +116,52 @@ def test_stream_with_bytes_moves_into_a_fresh_ledger(server: Server, successor: 
     assert server.stream.use(ledger).unread == 20
     assert successor.stream.use(copy_of(ledger.fd)).unread == 20
     assert answered(successor, write_to_journal(1, 1)[20:]) == [(2, 0), (1, 0)]
+
+
+def test_lent_replies_move_into_a_fresh_ledger_in_their_order(server: Server, successor: Server) -> None:
+    """So does the place of descriptors behind them."""
+    ledger, (near, far) = _core.Ledger(MAX), socket.socketpair()
+    with near, far:
+        server.stream.send_limit = 10 * MAX
+        near.setblocking(False)
+        asked = [message(MIG_DATA_READ, bytes([tag]), tag=tag) for tag in range(3)]
+        far.sendall(b"".join([*asked, message(7, b"echo", tag=3), message(DESCRIPTOR, b"fd", tag=4)]))
+        assert _core.Pump(server.stream, near.fileno()).run() & _core.Pump.WRITE
+        used(server, ledger)
+        report = successor.stream.use(copy_of(ledger.fd, 8 << 20))
+        assert (report.failed, report.unsent) == ((DESCRIPTOR, 4, True), server.stream.queued - len(b"fd"))
+        got = far.recv(8 << 20)
+        for one in (server, successor):
+            rest = replies(got + one.finish())
+            assert [(tag, payload) for tag, _, _, _, payload in rest][:4] == [
+                *((tag, bytes([tag]) + STATE[tag:] + STATE[:tag]) for tag in range(3)),
+                (3, b"echo\0"),
+            ]
+            assert [(tag, error) for tag, _, _, error, _ in rest][4:] == [(4, EIO if one is successor else 0)]
+
+
+def test_what_is_lent_is_copied_into_the_ledger_at_once(server: Server, successor: Server) -> None:
+    ledger, data = _core.Ledger(MAX), bytearray(STATE)
+    used(server, ledger).stream.feed(message(LATER, tag=2))
+    server.stream.complete([b"head", data])
+    data.clear()
+    assert server.stream.queued == 16 + 4 + MAX
+    server.stream.send([message(OURS, tag=600, size=16 + MAX), STATE])
+    assert server.stream.take()[0][0][16:] == b"head" + STATE + message(OURS, tag=600, size=16 + MAX) + STATE
+    assert successor.stream.use(_core.Ledger(MAX, ledger.fd)).last_id == 600
+
+
+def test_state_that_lies_in_a_ledger_is_given_as_bytes_of_its_own() -> None:
+    """Whoever keeps it has what came, however often the ring goes round."""
+    taken: list[bytes] = []
+    stream = _core.Stream(lambda *command: taken.append(command[3]), lambda *_: None, max_transfer=MAX)
+    stream.negotiated = True
+    stream.use(_core.Ledger(MAX))
+    sent = [bytes([number]) * MAX for number in range(30)]
+    for data in sent:
+        stream.feed(message(MIG_DATA_WRITE, data))
+    stream.close()
+    assert taken == sent
 
 
 def test_adopted_bytes_are_the_ledgers_at_once(server: Server, successor: Server) -> None:

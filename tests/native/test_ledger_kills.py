@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,14 +17,17 @@ from tests.native.ledgers import (
     LATER,
     MAX,
     MEMORY,
+    MIG_DATA_READ,
+    STATE,
     Client,
     Journal,
     Server,
     assert_journal,
     assert_served,
+    queued,
     write_to_journal,
 )
-from tests.native.messages import ERROR, NO_REPLY, message, read, replies
+from tests.native.messages import ERROR, NO_REPLY, REPLY, message, read, replies
 from vfuserver import _core
 
 ROUNDS = int(os.environ.get("STRESS_KILLS", "100"))
@@ -158,3 +162,23 @@ def test_kill_in_the_middle_of_1000_messages_fails_at_most_the_one_in_hand(super
         failed += conversation.failures(supervisor.journal)
     assert killed > ROUNDS * 3 // 4  # else the last reply was there already
     assert 0 < failed <= killed
+
+
+def test_kill_while_a_large_reply_is_half_sent_loses_none_of_its_bytes(supervisor: Supervisor) -> None:
+    """S3.11: what a device lends to be sent is in the ledger, whoever it was that had it."""
+    asked = 8  # more than the socket takes
+    supervisor.far.sendall(b"".join(message(MIG_DATA_READ, bytes([tag]), tag=tag) for tag in range(asked)))
+    client, whole, seen = Client([]), 16 + 1 + MAX, -1
+    for _ in range(3):
+        while seen != (seen := queued(supervisor.far)) or not seen % whole:
+            time.sleep(0.01)
+        supervisor.kill()
+        assert queued(supervisor.far) % whole
+        supervisor.start()
+        client.take(supervisor.far, MAX)
+    while len(client.received) < asked * whole:
+        assert select.select([supervisor.far], [], [], 20)[0], f"{len(client.received)} bytes, and no more"
+        client.take(supervisor.far)
+    assert replies(client.received) == [
+        (tag, MIG_DATA_READ, REPLY, 0, bytes([tag]) + STATE[tag:] + STATE[:tag]) for tag in range(asked)
+    ]

@@ -145,6 +145,36 @@ def test_a_message_of_which_half_is_sent_goes_on_in_the_middle(files: list[int])
     assert (bytes(got), passed) == (whole, 2)
 
 
+def test_a_lent_reply_of_which_half_is_sent_goes_on_in_the_middle(files: list[int]) -> None:
+    """Behind it a small one, another lent one, and one with a descriptor. Carrying gives back what was lent."""
+    lent = bytearray(random.Random(4).randbytes(8 << 20))  # more than the socket takes
+    head, second = message(70, b"head", size=16 + 4 + len(lent)), random.Random(5).randbytes(1 << 20)
+    rest = [message(71, b"small"), message(72, size=16 + len(second)) + second, message(73, b"after")]
+    whole = head + lent + b"".join(rest)
+    recorder, (ours, theirs) = Recorder(), socket.socketpair()
+    with ours, theirs:
+        recorder.stream.send([head, lent])
+        recorder.stream.send(rest[0])
+        recorder.stream.send([rest[1][:16], second])
+        recorder.stream.send(rest[2], [files[0]])
+        assert _core.Pump(recorder.stream, ours.fileno()).flush() & _core.Pump.WRITE
+        left = recorder.stream.queued
+        unsent, fds = recorder.stream.carry()[2:]
+        assert (unsent, [at for at, _ in fds]) == (whole[-left:], [left - len(rest[2])])
+        lent.clear()
+        assert recorder.stream.carry()[2] == unsent
+        assert recorder.stream.queued == left
+        other = recorder.successor()
+        got, passed = bytearray(), 0
+        while len(got) < len(whole):
+            data, received, *_ = socket.recv_fds(theirs, 1 << 16, 8)
+            got, passed = got + data, passed + len(received)
+            for fd in received:
+                os.close(fd)
+            _core.Pump(other.stream, ours.fileno()).flush()
+    assert (bytes(got), passed) == (whole, 1)
+
+
 def test_adopting_serves_nothing_before_it_is_told(peer: Peer) -> None:
     peer.stream.adopt(read(0, 4) + message(11, b"x", flags=REPLY), [], message(70, b"sent before"), [])
     assert (peer.stream.received, peer.answers) == (0, [])
