@@ -65,7 +65,7 @@ class Neighbours:
             self._device.log.warning("%s stops though the DMA of %s has not ended", self._device.name, names)
         except BaseException:
             for one in running:
-                one._look()
+                one.look()
             raise
 
     def stopped(self) -> None:
@@ -79,14 +79,12 @@ class Neighbours:
         if self._runs and self._somebody_stopped:
             self._wait()
         for one in (self, *self):
-            one._look()
+            one.look()
 
-    def leave(self) -> None:
-        """The device's client is gone: nobody waits for it. Call it while the client is known."""
-        beside = [one for one in self if one._timer is not None]
-        self._device.client = None
-        for one in (self, *beside):
-            one._look()
+    def look(self) -> None:
+        """Somebody has gone, or goes on: the device does, too, if nobody is stopped."""
+        if self._timer is not None and not self._somebody_stopped:
+            self._go_on()
 
     def close(self) -> None:
         """Nothing is waited for any more. Idempotent."""
@@ -121,11 +119,6 @@ class Neighbours:
             self._timer.cancel()
         self._device.activity.hold(Reason.NEIGHBOURS, gently=True, answers=True)
         self._timer = loop.call_later(HOLD, self._give_up)
-
-    def _look(self) -> None:
-        """Goes on if nobody is stopped."""
-        if self._timer is not None and not self._somebody_stopped:
-            self._go_on()
 
     def _give_up(self) -> None:
         names = ", ".join(one._device.name for one in self if one._stopped)

@@ -197,7 +197,10 @@ class PciDevice(Backend):
             return
         self.interrupts.attach(None)
         self.io_events.disconnect()
-        self.neighbours.leave()
+        beside = [self.neighbours, *self.neighbours]
+        self.client = None
+        for one in beside:
+            one.look()
         self.dma.detach()
         self.activity.client_lost()
 

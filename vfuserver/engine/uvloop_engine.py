@@ -88,8 +88,8 @@ class Server:
     def _made(self, backend: Backend, listener: Listener, options: SessionOptions | None) -> Served:
         keeper = None if self.safe is None else self.safe.keeper(len(self._served))
         served = Served(backend, listener, options or self._options, asyncio.get_running_loop(), keeper)
-        self._devices.append(backend)
         backend.beside = self._devices
+        self._devices.append(backend)
         self._served.append(served)
         return served
 
