@@ -1,13 +1,15 @@
 """Room for a stream that waits: no two pieces overlap, what is given back is taken again, and little is kept."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from tests.device.migration.models import Streamed
-from tests.device.migration.moving import LOAD, S, feed, go, migration, read_all
+from tests.device.migration.moving import LOAD, S, feed, go, migration, read_all, save
 from vfuserver.device.migration import room as module
 from vfuserver.device.migration.room import GROWTH, KEPT, WORTH, Room
+from vfuserver.errors import CommandError
 
 
 @pytest.fixture
@@ -72,3 +74,24 @@ async def test_chunk_that_comes_a_hundred_times_takes_the_room_of_two() -> None:
     assert bytes(target.pixels[:5]) == b"  100"
     source.close()
     target.close()
+
+
+@pytest.mark.parametrize("partial", [None, b"no header of a section" * 2])
+async def test_stream_that_another_process_does_not_take_up_gives_its_room_back(partial: bytes | None) -> None:
+    """Because something else differs, or because it is damaged."""
+    source, target, other = Streamed(), Streamed(), Streamed()
+    source.pixels[:5] = b"moved"
+    await go(target, *LOAD)
+    feed(target, (await save(source))[:-8])
+    data = migration(target).carry()
+    parser = data["loading"][0]["parser"]
+    parser["partial"] = partial or parser["partial"]
+    module._kept.clear()
+    with suppress(CommandError), ExitStack() as kept:
+        migration(other).adopt(data, kept)
+        assert partial is None
+        assert not module._kept
+    assert sum(map(len, module._kept)) == GROWTH
+    module._kept.clear()
+    for device in (source, target, other):
+        device.close()
