@@ -14,15 +14,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.device.card import Card
 from vfuserver.device.model import Model, function_classes, is_model
 from vfuserver.device.pci_device import PciDevice
 from vfuserver.errors import UsageError, VfuserverError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 BUILT_IN: Final = "vfuserver_devices"
 GROUP: Final = "vfuserver.devices"
@@ -109,6 +111,8 @@ def _built_in_names() -> list[str]:
 
 
 def _entry_points() -> Iterator[EntryPoint]:
+    from importlib.metadata import entry_points  # reads what every package says of itself: not for a built-in one
+
     yield from entry_points(group=GROUP)
 
 
