@@ -216,10 +216,11 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return import_module("importlib.metadata").version("vfuserver")
-    if name not in _HOME:
+        value = import_module("importlib.metadata").version("vfuserver")
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
         raise AttributeError(f"module 'vfuserver' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -18,12 +18,12 @@ from vfuserver.pci import (
     ExtendedCapability,
     GatePort,
     PciIdentity,
-    describe,
     registered,
     walk,
     walk_extended,
 )
 from vfuserver.pci.capability import CapabilityClass
+from vfuserver.pci.describe import describe
 from vfuserver.vfio import Later, ResetReason
 
 VARIANTS = [variant for declared in registered() for variant in declared.variants()]

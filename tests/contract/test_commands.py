@@ -16,8 +16,9 @@ import vfuserver.session.commands
 from tests.session.harness import EVERYTHING, Wire
 from tests.session.migrating import MigratingDevice
 from tests.wire.strategies import plain, values
-from vfuserver.session import COMMANDS, Command, Direction, render
+from vfuserver.session import COMMANDS, Command, Direction
 from vfuserver.session.commands.version import Version
+from vfuserver.session.render import render
 from vfuserver.wire import NO_REPLY, Layout, LayoutError, command_message, reply_message
 
 SPECIFIED = {

@@ -2,12 +2,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 
-from vfuserver.pci import ConfigSpace, RomLayout, describe
+from vfuserver.pci import ConfigSpace, RomLayout
 from vfuserver.pci.caps.device_serial_number import DeviceSerialNumber
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.caps.pci_express import PciExpress
 from vfuserver.pci.caps.power_management import PowerManagement
-from vfuserver.pci.describe import header_of
+from vfuserver.pci.describe import describe, header_of
 
 Make = Callable[..., ConfigSpace]
 

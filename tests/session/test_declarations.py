@@ -6,8 +6,9 @@ import pytest
 
 from tests.session.harness import QEMU_JSON, command
 from vfuserver.errors import DeclarationError, UsageError
-from vfuserver.session import COMMANDS, Command, SessionOptions, render
+from vfuserver.session import COMMANDS, Command, SessionOptions
 from vfuserver.session.descriptors import Descriptors
+from vfuserver.session.render import render
 from vfuserver.wire import NO_REPLY, command_message, error_message, reply_message
 
 

@@ -15,7 +15,6 @@ An entry of a device wins over the command line, and that over the file's first 
 is not known is an error. It must not know devices.
 """
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -106,6 +105,8 @@ def wanted_device(settings: Mapping[str, Any], **place: Any) -> Wanted:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:

@@ -46,6 +46,18 @@ def use_all_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def warm_up() -> None:
+    """Imports and compiles what listening did not need, so that neither a client nor a question waits for it."""
+    import vfuserver
+    import vfuserver.engine.unix_socket
+    from vfuserver.session import COMMANDS, FEATURES
+
+    for command in COMMANDS.all():
+        _ = command.request.construct, command.reply.construct
+    FEATURES.all()
+    _ = vfuserver.__version__
+
+
 def make(wanted: Wanted) -> list[tuple[PciDevice, SessionOptions]]:
     """The device, or the card's functions, made and not served yet, and how each is to be. UsageError: no such device
     or option, or not one place for each function; then nothing is left behind."""

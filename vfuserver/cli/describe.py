@@ -45,7 +45,8 @@ def command(device: str, as_json: bool, settings: Sequence[tuple[str, str]]) -> 
 
 def _describe(device: str, given: Mapping[str, str]) -> dict[str, Any]:
     """The class's description, with the values and mappable areas that the given options lead to."""
-    from vfuserver.device import describe, load_model, power_on
+    from vfuserver.device import load_model, power_on
+    from vfuserver.device.describe import describe
 
     model = load_model(device)
     description = describe(model)

@@ -238,7 +238,7 @@ def _watch_sources(stack: AsyncExitStack, server: Server, wanted: Sequence[Any],
 
 async def _begin(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], life: Life) -> None:
     from vfuserver.cli._notify import notify
-    from vfuserver.cli._serving import add
+    from vfuserver.cli._serving import add, warm_up
     from vfuserver.control.server import ControlServer
 
     if life.supervised is not None:
@@ -254,13 +254,16 @@ async def _begin(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], l
     for line in lines:
         print(f"ready {line}", flush=True)
     notify("READY=1")
+    warm_up()
 
 
 async def _take_over(stack: AsyncExitStack, server: Server, wanted: Sequence[Any], life: Life, channel: int) -> None:
+    from vfuserver.cli._serving import warm_up
     from vfuserver.cli._succeeding import succeed
     from vfuserver.control.server import NAME, ControlServer
     from vfuserver.control.succession import Predecessor
 
+    warm_up()  # while the predecessor still serves
     with (
         Predecessor(channel) as predecessor,
         await succeed(server, wanted, predecessor, life.checkpoint) as received,

@@ -1,9 +1,11 @@
-"""What a device author writes against, and what tools ask of device classes. Re-exports only."""
+"""What a device author writes against, and what tools ask of device classes. Re-exports only.
+
+What shows a class (`describe`) is imported from its own module: no server needs it.
+"""
 
 from vfuserver.device.address_space import AddressSpace
 from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
 from vfuserver.device.card import Card, Function
-from vfuserver.device.describe import describe
 from vfuserver.device.dma import Dma
 from vfuserver.device.doorbell import Doorbell
 from vfuserver.device.intx import Intx, IntxLine
@@ -40,7 +42,6 @@ __all__ = [
     "Rom",
     "State",
     "Timer",
-    "describe",
     "function_classes",
     "function_names",
     "job",

@@ -5,6 +5,8 @@ in, and if it has closed, the newcomer is served: so an immediate reconnect is n
 device is beyond the `Backend` contract.
 """
 
+from __future__ import annotations
+
 import asyncio
 import errno
 import logging
@@ -12,15 +14,17 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.engine.accepting import Accepting
 from vfuserver.engine.listen import Listener, is_listening
-from vfuserver.engine.unix_socket import UnixConnection
 from vfuserver.errors import CommandError
 from vfuserver.plain import Descriptor
 from vfuserver.session import Keeper, SessionOptions
 from vfuserver.vfio import Backend
+
+if TYPE_CHECKING:
+    from vfuserver.engine.unix_socket import UnixConnection
 
 _BETWEEN_LOOKS: Final = 0.002
 """Seconds until it is looked again whether a device can stand still."""
@@ -76,8 +80,13 @@ class Served:
         self._serve(newcomer)
 
     def _serve(self, sock: socket.socket) -> None:
-        self._client = UnixConnection(self._backend, sock, self._options, self._loop, self._gone, keeper=self._keeper)
+        self._client = self._connection(sock)
         self._keep()
+
+    def _connection(self, sock: socket.socket, carried: Mapping[str, Any] | None = None) -> UnixConnection:
+        from vfuserver.engine.unix_socket import UnixConnection  # sessions and commands: not before there is a client
+
+        return UnixConnection(self._backend, sock, self._options, self._loop, self._gone, carried, self._keeper)
 
     def _gone(self, client: UnixConnection) -> None:
         if client is self._client:
@@ -149,9 +158,7 @@ class Served:
         if client is not None:
             sock = socket.socket(fileno=os.dup(client["sockets"][0].fd))
             try:
-                self._client = UnixConnection(
-                    self._backend, sock, self._options, self._loop, self._gone, client, self._keeper
-                )
+                self._client = self._connection(sock, client)
             except BaseException:
                 sock.close()
                 raise

@@ -1,13 +1,13 @@
 """PCI configuration space: declarations, accesses, capabilities. Re-exports only.
 
 The capabilities themselves are imported from `vfuserver.pci.caps.<name>`; the registry is `capability.registered()`.
+What shows a configuration space (`describe`) is imported from its own module: no server needs it.
 """
 
 from vfuserver.pci.bar import BarKind, BarLayout, RomLayout
 from vfuserver.pci.block import Block, Write
 from vfuserver.pci.capability import AnyCapability, Capability, ExtendedCapability, registered
 from vfuserver.pci.config_space import ConfigSpace
-from vfuserver.pci.describe import ConfigView, describe
 from vfuserver.pci.fields import Field
 from vfuserver.pci.header import InterruptPin, Status
 from vfuserver.pci.identity import PciIdentity
@@ -24,7 +24,6 @@ __all__ = [
     "Command",
     "ConfigPort",
     "ConfigSpace",
-    "ConfigView",
     "ExtendedCapability",
     "Field",
     "GatePort",
@@ -35,7 +34,6 @@ __all__ = [
     "RomLayout",
     "Status",
     "Write",
-    "describe",
     "registered",
     "walk",
     "walk_extended",

@@ -3,9 +3,9 @@
 import logging
 import os
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
+import vfuserver
 from vfuserver.control.command import ControlCommand
 from vfuserver.engine import Server
 from vfuserver.engine.served import Served
@@ -13,7 +13,6 @@ from vfuserver.iommu import CONTEXT
 
 log = logging.getLogger("vfuserver.control")
 
-VERSION: Final = version("vfuserver")
 LISTED: Final = 256
 """Entries of a list that clients make as long as they like: devices wait while it is made."""
 
@@ -28,7 +27,7 @@ class Inspect(ControlCommand, name="inspect"):
     async def run(self, server: Server) -> dict[str, Any]:
         """Plain data, the same keys at any time."""
         return {
-            "server": {"pid": os.getpid(), "version": VERSION},
+            "server": {"pid": os.getpid(), "version": vfuserver.__version__},
             "devices": [_device(one) for one in server.served],
             **CONTEXT.dump(LISTED),
         }
