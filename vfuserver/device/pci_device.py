@@ -35,7 +35,6 @@ from vfuserver.errors import DeclarationError, LocalError, UsageError
 from vfuserver.pci.capability import AnyCapability
 from vfuserver.pci.caps.msi_x import MsiX
 from vfuserver.pci.caps.vendor_specific import VendorSpecific
-from vfuserver.pci.error_report import ErrorMessage, PciError, report
 from vfuserver.pci.identity import PciIdentity
 from vfuserver.registers import Declared, MemoryWindow
 from vfuserver.vfio import (
@@ -54,6 +53,7 @@ from vfuserver.vfio import (
 if TYPE_CHECKING:
     from vfuserver._core import ReadHook, WriteHook
     from vfuserver.device.card import Card
+    from vfuserver.pci.error_report import ErrorMessage, PciError
 
 _PATIENCE: Final = 0.0005
 """Seconds between two looks at whether DMA has ended."""
@@ -175,6 +175,8 @@ class PciDevice(Backend):
         masks the error or has not enabled its report. What is not correctable pulses the ERR interrupt then, upon
         which QEMU stops the machine.
         """
+        from vfuserver.pci.error_report import ErrorMessage, report  # and two capabilities, which few devices have
+
         message = report(self.config, error, tlp_header)
         if message in (ErrorMessage.NON_FATAL, ErrorMessage.FATAL):
             self.interrupts.error()
