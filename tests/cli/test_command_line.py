@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,23 @@ COMMANDS = sorted(
     for module in pkgutil.iter_modules(vfuserver.cli.__path__)
     if not module.name.startswith("_")
 )
+NEEDED_BY_CLIENTS = (
+    "construct",
+    "email",
+    "importlib.metadata",
+    "tomllib",
+    "vfuserver.client",
+    "vfuserver.device.describe",
+    "vfuserver.engine.unix_socket",
+    "vfuserver.guest",
+    "vfuserver.pci.caps.pci_express",
+    "vfuserver.pci.describe",
+    "vfuserver.session.command",
+    "vfuserver.session.connection",
+    "vfuserver.session.session",
+    "vfuserver.wire",
+)
+"""What a server that listens has not imported yet, or never does."""
 HEAVY = ("asyncio", "construct", "uvloop", "vfuserver.session", "vfuserver._core")
 
 
@@ -35,6 +53,25 @@ def test_help_imports_nothing_heavy(run: Run) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_serve_imports_nothing_for_clients_before_it_is_ready(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, vfuserver.cli\n"
+        "class Stdout:\n"
+        "    def write(self, text):\n"
+        f"        if 'ready edu' in text: print(sorted({{*sys.modules}} & {{*{NEEDED_BY_CLIENTS}}}), file=sys.stderr)\n"
+        "    def flush(self): os.kill(os.getpid(), 15)\n"
+        "sys.stdout = Stdout()\n"
+        f"vfuserver.cli.main(['serve', 'edu', '--socket', {str(tmp_path / 'edu.sock')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=SECONDS)
+    assert done.stderr.strip() == "[]"
+
+
+def test_what_serve_imports_later_is_called_so(run: Run) -> None:
+    for name in NEEDED_BY_CLIENTS:
+        assert find_spec(name) is not None, name
 
 
 @pytest.mark.parametrize("name", COMMANDS)
