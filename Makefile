@@ -29,6 +29,7 @@ $(VENV)/.made: pyproject.toml setup.py
 $(CORE): $(VENV)/.made $(wildcard native/*/*.[ch])
 	@echo "== compiling the core"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@$(BIN)/python -m compileall -q vfuserver devices
 	@touch $@
 
 demo: $(CORE)  ## a real guest whose stock drivers use devices written in Python
@@ -83,7 +84,7 @@ sanitize: $(CORE)  ## the tests of the core under the sanitizers
 requirements: $(CORE)  ## which tests prove which requirement, and what waits
 	@$(BIN)/python -m tests.requirements --cases
 
-bench: $(CORE)  ## the speed of the wire, of client memory and of migration, as ratios to what is bare
+bench: $(CORE)  ## the speed of the wire, of client memory, of migration and of start-up, as ratios to what is bare
 	@$(BIN)/python -m benchmarks
 
 wheel: $(CORE)  ## dist/*.whl, and a try of it outside the work tree
