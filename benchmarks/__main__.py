@@ -1,5 +1,5 @@
 """`python -m benchmarks [--rounds N] [--json FILE]`: the wire beside a bare echo, client memory beside plain memory, a
-device's state beside a plain socket copy."""
+device's state beside a plain socket copy, start-up beside a bare Python."""
 
 import json
 import sys
@@ -8,10 +8,10 @@ from typing import IO
 
 import click
 
-from benchmarks import memory, migration, wire
+from benchmarks import memory, migration, startup, wire
 from benchmarks.figure import Figure
 
-ROOMS = {"wire": wire.run, "memory": memory.run, "migration": migration.run}
+ROOMS = {"wire": wire.run, "memory": memory.run, "migration": migration.run, "startup": startup.run}
 
 
 @click.command(help=__doc__)
