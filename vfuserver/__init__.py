@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    __version__: str
-
     from vfuserver.device.address_space import AddressSpace
     from vfuserver.device.bar import Bar, BoundBar, GiB, KiB, MiB
     from vfuserver.device.card import Card, Function
@@ -63,6 +61,8 @@ if TYPE_CHECKING:
     from vfuserver.registers.register import Register, RegisterArray
     from vfuserver.vfio.backend import Backend, Client, Memory, ResetReason
     from vfuserver.vfio.later import Later
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "vfuserver.device.address_space": ("AddressSpace",),
@@ -215,12 +215,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        value = import_module("importlib.metadata").version("vfuserver")
-    elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
-    else:
+    if name not in _HOME:
         raise AttributeError(f"module 'vfuserver' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

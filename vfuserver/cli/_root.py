@@ -31,9 +31,7 @@ class Found(click.Group):
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        click.echo(f"vfuserver {version('vfuserver')}")
+        click.echo(f"vfuserver {vfuserver.__version__}")
         ctx.exit()
 
 

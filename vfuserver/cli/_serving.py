@@ -9,6 +9,7 @@ import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +48,13 @@ def use_all_descriptors() -> None:
 
 
 def warm_up() -> None:
-    """Imports and compiles what listening did not need, so that neither a client nor a question waits for it."""
-    import vfuserver
-    import vfuserver.engine.unix_socket
+    """Imports and compiles what listening did not need, so that no client waits for it."""
     from vfuserver.session import COMMANDS, FEATURES
 
+    import_module("vfuserver.engine.unix_socket")
     for command in COMMANDS.all():
         _ = command.request.construct, command.reply.construct
     FEATURES.all()
-    _ = vfuserver.__version__
 
 
 def make(wanted: Wanted) -> list[tuple[PciDevice, SessionOptions]]:
