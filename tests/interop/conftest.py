@@ -16,6 +16,7 @@ from typing import IO, Self
 import pytest
 
 from tests.interop import raw_client as raw
+from vfuserver.control import ControlClient, beside
 
 PROGRAM = str(Path(sys.executable).parent / "vfuserver")
 MODELS = Path(__file__).parent / "models.py"
@@ -32,7 +33,13 @@ class Server:
         assert self.process.stdout
         ready = [self.process.stdout.readline().split() for _ in self.paths]
         assert [(words[0], words[-1]) for words in ready] == [("ready", path) for path in self.paths]
-        self.idle = self.descriptors()
+        with ControlClient(beside(Path(self.path))) as control:
+            control.ask("inspect")  # what it still imports after its ready line has been read by now
+        readings = [self.descriptors()]
+        while len(readings) < 5:
+            time.sleep(0.005)
+            readings.append(self.descriptors())
+        self.idle = min(readings)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
