@@ -15,7 +15,7 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
-from tests.interop.dma.conftest import COPY, PATTERN, SIZE, start
+from tests.interop.dma.conftest import COPY, DONE, PATTERN, SIZE, dma, finish, start
 from tests.interop.dma.conftest import REMOTE as TWIN_MEMORY
 from tests.interop.test_raw_io_fds import ask
 from tests.interop.test_raw_twin_socket import TwinClient, served
@@ -25,8 +25,6 @@ ROUNDS = int(os.environ.get("VFUSERVER_KILLS", "12"))
 MESSAGES = 1000
 CHECKPOINT = 0.05
 SCRATCH, DOORBELL, RUNG, RAISE = 0x04, 0x10, 0x14, 0x18
-SOURCE, DESTINATION, LENGTH, COMMAND, STATUS = 0x20, 0x28, 0x30, 0x34, 0x38
-DONE, BUSY = 2, 1
 PAGE = 4096
 MEMORY, REMOTE = 0x100000, 0x800000
 MSIX = 2
@@ -91,17 +89,6 @@ def replies(client: raw.Client, ids: list[int]) -> list[int]:
     return [message.error for message in messages if message.flags & raw.ERROR]
 
 
-def copied(client: raw.Client, source: int, destination: int, length: int) -> int:
-    """Lets the device copy between IOVAs; its status."""
-    client.write(0, SOURCE, source, 8)
-    client.write(0, DESTINATION, destination, 8)
-    client.write(0, LENGTH, length)
-    client.write(0, COMMAND, 1)
-    while (status := client.read(0, STATUS)) == BUSY:
-        pass
-    return status
-
-
 def test_client_survives_kills_in_the_middle_of_a_thousand_messages(
     server: Server, client: raw.Client, eventfds: Callable[..., list[Eventfd]]
 ) -> None:
@@ -125,7 +112,7 @@ def test_client_survives_kills_in_the_middle_of_a_thousand_messages(
         content = rng.randbytes(PAGE)
         os.pwrite(memory, content, 0)
         client.write(raw.CONFIG, 4, 7, 2)  # the device is what it was, when it was kept last: perhaps not enabled
-        assert copied(client, MEMORY, MEMORY + 2 * PAGE, PAGE) == DONE
+        assert dma(client, COPY, MEMORY, MEMORY + 2 * PAGE, PAGE) == DONE
         assert os.pread(memory, PAGE, 2 * PAGE) == content
         event.fired()
         client.write(0, RAISE, 3)
@@ -162,8 +149,8 @@ def test_unmapped_memory_stays_unmapped_after_a_death(server: Server, client: ra
     client.dma_unmap(MEMORY + PAGE, PAGE)
     kill(server)
     client.write(raw.CONFIG, 4, 7, 2)
-    assert copied(client, MEMORY, MEMORY, 64) == DONE
-    assert copied(client, MEMORY + PAGE, MEMORY, 64) == 0x80000000 | errno.EFAULT
+    assert dma(client, COPY, MEMORY, MEMORY, 64) == DONE
+    assert dma(client, COPY, MEMORY + PAGE, MEMORY, 64) == 0x80000000 | errno.EFAULT
     with pytest.raises(raw.RefusedError):
         client.dma_unmap(MEMORY + PAGE, PAGE)
     os.close(memory)
@@ -195,18 +182,14 @@ def test_reply_to_a_message_of_the_dead_process_is_taken_for_no_other(server: Se
         client.dma_map(REMOTE, 2 * PAGE)
         for _ in range(3):
             client.write(raw.CONFIG, 4, 7, 2)
-            client.write(0, SOURCE, REMOTE, 8)
-            client.write(0, DESTINATION, REMOTE + PAGE, 8)
-            client.write(0, LENGTH, PAGE)
-            client.write(0, COMMAND, 1)
+            start(client, COPY, REMOTE, REMOTE + PAGE, PAGE)
             asked = client.receive_dma()
             kill(server)
             client.answer(asked)
             client.write(raw.CONFIG, 4, 7, 2)
-            while client.read(0, STATUS) == BUSY:
-                pass
+            finish(client)
             client.memory[REMOTE][:PAGE] = os.urandom(PAGE)
-            assert copied(client, REMOTE, REMOTE + PAGE, PAGE) == DONE
+            assert dma(client, COPY, REMOTE, REMOTE + PAGE, PAGE) == DONE
             assert client.memory[REMOTE][:PAGE] == client.memory[REMOTE][PAGE:]
 
 

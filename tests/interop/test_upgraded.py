@@ -13,7 +13,7 @@ import pytest
 
 from tests.interop import raw_client as raw
 from tests.interop.conftest import PROGRAM, Eventfd, Server, eventually, one_device
-from tests.interop.dma.conftest import COPY, PATTERN, SIZE, start
+from tests.interop.dma.conftest import COPY, DONE, PATTERN, SIZE, STATUS, dma, finish, start
 from tests.interop.dma.conftest import REMOTE as TWIN_MEMORY
 from tests.interop.test_raw_io_fds import ask
 from tests.interop.test_raw_twin_socket import TwinClient, served
@@ -23,8 +23,6 @@ PAGE = 4096
 MEMORY, REMOTE = 0x100000, 0x800000
 MSIX = 2
 SCRATCH, DOORBELL, RUNG, RAISE, DELAY, SLOW = 0x04, 0x10, 0x14, 0x18, 0x44, 0x48
-SOURCE, DESTINATION, LENGTH, COMMAND, STATUS = 0x20, 0x28, 0x30, 0x34, 0x38
-DONE, BUSY = 2, 1
 RUNNING, STOP, STOP_COPY, RESUMING = 2, 1, 3, 4
 FEATURE, DATA_READ, DATA_WRITE = 16, 17, 18
 
@@ -76,17 +74,6 @@ def upgraded(server: Server) -> float:
     return float(found["pause_ms"])
 
 
-def copied(client: raw.Client, source: int, destination: int, length: int) -> int:
-    """Lets the device copy between IOVAs; its status."""
-    client.write(0, SOURCE, source, 8)
-    client.write(0, DESTINATION, destination, 8)
-    client.write(0, LENGTH, length)
-    client.write(0, COMMAND, 1)
-    while (status := client.read(0, STATUS)) == BUSY:
-        pass
-    return status
-
-
 def test_client_keeps_memory_interrupts_registers_and_mappings(
     server: Server, client: raw.Client, eventfds: Callable[..., list[Eventfd]]
 ) -> None:
@@ -104,7 +91,7 @@ def test_client_keeps_memory_interrupts_registers_and_mappings(
         assert client.read(2, 0x1000, 8) == 0xFACE0 + number
         content = os.urandom(PAGE)
         os.pwrite(memory, content, 0)
-        assert copied(client, MEMORY, MEMORY + 2 * PAGE, PAGE) == DONE
+        assert dma(client, COPY, MEMORY, MEMORY + 2 * PAGE, PAGE) == DONE
         assert os.pread(memory, PAGE, 2 * PAGE) == content
         client.write(0, RAISE, 3)
         assert events[3].fires() == 1
@@ -146,15 +133,11 @@ def test_device_that_waits_for_messages_of_dma_is_replaced_when_they_have_come(
 ) -> None:
     client.memory[REMOTE] = bytearray(os.urandom(2 * PAGE))
     client.dma_map(REMOTE, 2 * PAGE)
-    client.write(0, SOURCE, REMOTE, 8)
-    client.write(0, DESTINATION, REMOTE + PAGE, 8)
-    client.write(0, LENGTH, PAGE)
-    client.write(0, COMMAND, 1)
+    start(client, COPY, REMOTE, REMOTE + PAGE, PAGE)
     replacing = threading.Thread(target=upgraded, args=(server,))
     replacing.start()
     time.sleep(1.0)  # the message lies there meanwhile, unanswered
-    while client.read(0, STATUS) == BUSY:
-        pass
+    finish(client)
     assert client.read(0, STATUS) == DONE
     replacing.join()
     assert client.memory[REMOTE][:PAGE] == client.memory[REMOTE][PAGE:]
@@ -238,9 +221,9 @@ def test_dirty_log_goes_on_in_the_new_process(server: Server, client: raw.Client
     os.ftruncate(memory, 8 * PAGE)
     client.dma_map(MEMORY, 8 * PAGE, memory)
     feature(client, 6, PAGE.to_bytes(8, "little") + bytes(8))
-    assert copied(client, MEMORY, MEMORY + 2 * PAGE, 10) == DONE
+    assert dma(client, COPY, MEMORY, MEMORY + 2 * PAGE, 10) == DONE
     upgraded(server)
-    assert copied(client, MEMORY, MEMORY + 5 * PAGE, 10) == DONE
+    assert dma(client, COPY, MEMORY, MEMORY + 5 * PAGE, 10) == DONE
     asked = MEMORY.to_bytes(8, "little") + (8 * PAGE).to_bytes(8, "little") + PAGE.to_bytes(8, "little")
     assert feature(client, 8, asked, 1 << 16)[24:] == (1 << 2 | 1 << 5).to_bytes(8, "little")
     os.close(memory)
