@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from vfuserver.control.succession import NotReplacedError, hand_over
+from vfuserver.control.succession import hand_over
 from vfuserver.device import Model
 from vfuserver.engine import Server
-from vfuserver.errors import UsageError
+from vfuserver.errors import UsageError, VfuserverError
 
 log = logging.getLogger("vfuserver.reload")
 
@@ -75,10 +75,10 @@ async def reload_on_change(server: Server, files: Iterable[Path], since: float) 
 async def _replaced(server: Server) -> bool:
     try:
         await hand_over(server, server.command or ())
-    except NotReplacedError as error:
-        log.error("%s", error)
     except UsageError as error:
         log.warning("%s", error)
+    except VfuserverError as error:  # also a device that cannot stand still: the next save tries again
+        log.error("%s", error)
     return server.left
 
 
