@@ -77,7 +77,7 @@ async def _replaced(server: Server) -> bool:
         await hand_over(server, server.command or ())
     except UsageError as error:
         log.warning("%s", error)
-    except VfuserverError as error:  # also a device that cannot stand still: the next save tries again
+    except (VfuserverError, OSError) as error:  # also a device that cannot stand still: the next save tries again
         log.error("%s", error)
     return server.left
 
