@@ -60,9 +60,13 @@ async def reload_on_change(server: Server, files: Iterable[Path], since: float) 
         yield_on_timeout=True,
         recursive=False,
     )
-    changed = {file for file in watched if _saved_after(file, since)}
+    changed: set[str] = set()
+    watching = False
     async for found in changes:
         changed |= {file for _, file in found}
+        if not watching:  # they are, from the first turn on: what was saved before that is looked for now
+            changed |= {file for file in watched if _saved_after(file, since)}
+            watching = True
         if not changed:
             continue
         log.info("%s changed", ", ".join(sorted(changed)))
