@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -22,7 +21,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module")]
 COMMAND = (sys.executable, "-m", "vfuserver")
 UPGRADES = 20
 OURS = 50.0
-"""Milliseconds of a pause that may be the servers': of the one in the middle, as the guest has both processors too."""
+"""Milliseconds of a pause that may be the servers'."""
 SECONDS = 60.0
 SOURCE = """
 from vfuserver_devices.testdev import Testdev
@@ -121,7 +120,7 @@ async def test_guest_s_loop_survives_upgrades_and_edited_source(
     assert len(pauses) == UPGRADES + 2
     with capsys.disabled():
         print(f"\n{said.splitlines()[0]}; {len(pauses)} pauses, the longest {max(pauses):.1f} ms")
-    assert median(pauses) <= OURS
+    assert max(pauses) <= OURS
     wrong = [line for line in log.splitlines() if "ERROR" in line and "not replaced" not in line]
     assert not wrong, log
 
