@@ -142,22 +142,15 @@ def command(
     level = process.get("log_level", "info")
     state.debug |= level == "debug"
     log_to_stderr(level)
-    if reload:
-        from vfuserver.cli._reloading import require_watcher
-
-        require_watcher()
-    if checkpoint is not None and not supervise:
-        raise UsageError("--checkpoint needs --supervise: without a supervisor nobody keeps anything")
-    if checkpoint is not None and checkpoint <= 0:
-        raise UsageError(f"--checkpoint must be a time in seconds, not {checkpoint:g}")
-    loop = process.get("loop", "uvloop")
-    if supervise and supervised is None and take_over is None:
+    _check_life(reload, supervise, checkpoint)
+    every = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
+    life = Life(take_over, supervised, every, reload, began)
+    if supervise and life.first:
         from vfuserver.cli._supervising import supervise as run_supervisor
 
         return _exit_code(run_loop(run_supervisor, "asyncio"))  # uvloop keeps SIGCHLD to itself
-    life = Life(take_over, supervised, DEFAULT_CHECKPOINT if checkpoint is None else checkpoint, reload, began)
-    left = run_loop(lambda: _serve(wanted, life), loop)
-    if left and take_over is None and supervised is None:
+    left = run_loop(lambda: _serve(wanted, life), process.get("loop", "uvloop"))
+    if left and life.first:
         from vfuserver.cli._succeeding import stay_behind
 
         stay_behind()
@@ -175,6 +168,23 @@ class Life:
     checkpoint: float
     reload: bool
     began: float
+
+    @property
+    def first(self) -> bool:
+        """Whether a person has started it, and no process of ours."""
+        return self.take_over is None and self.supervised is None
+
+
+def _check_life(reload: bool, supervise: bool, checkpoint: float | None) -> None:
+    """UsageError unless these options can be meant together."""
+    if reload:
+        from vfuserver.cli._reloading import require_watcher
+
+        require_watcher()
+    if checkpoint is not None and not supervise:
+        raise UsageError("--checkpoint needs --supervise: without a supervisor nobody keeps anything")
+    if checkpoint is not None and checkpoint <= 0:
+        raise UsageError(f"--checkpoint must be a time in seconds, not {checkpoint:g}")
 
 
 def _exit_code(status: int) -> int:
