@@ -268,6 +268,9 @@ def remap(buffer: Buffer, fd: int) -> None:
 
 # -- eventfds -----------------------------------------------------------------------------------------------------
 
+def want_loop() -> None:
+    """What this thread serves has given its loop something to do at once: a pump that polls goes back to it."""
+
 def signal(fd: int) -> bool:
     """Adds 1 to an eventfd without ever blocking. False: the counter was full (the event is not lost: it is set)."""
 
@@ -406,6 +409,14 @@ class Pump:
 
         With `spin_us` it keeps polling, without the GIL, until that many microseconds have passed without a message.
         Returns READ | WRITE | EOF | BROKEN."""
+    def poll(self, limit_us: int, loop_fd: int) -> None:
+        """From now on run() waits, without the GIL, for a next message as long as that pays, and ends `limit_us`
+        microseconds (0: at once) after it was called, and as soon as `loop_fd`, the epoll descriptor of the loop that
+        watches the socket, has anything else: native/core/spin.h."""
+    polling: Final[dict[str, Any]]
+    """The limit and how long the next wait is (limit_us, window_us); how many waits there were, how many a message has
+    ended (spins, hits), how many another descriptor (yields), and what all took, in seconds: CPU time, if nobody else
+    wanted the processor."""
     def flush(self) -> int:
         """Sends what is queued; returns as run()."""
 

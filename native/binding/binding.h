@@ -68,6 +68,9 @@ static inline void need_gil(void)
     }
 }
 
+/* What was served on this thread has given the loop something to do at once: a pump that polls goes back to it. */
+extern _Thread_local bool loop_wanted;
+
 /* The stream that is being served on this thread: where hook errors and "later" go. NULL: a table is called directly. */
 extern _Thread_local StreamObject *serving;
 /* A hook's exception or "later" outside a stream, for the caller of the table. */

@@ -76,9 +76,18 @@ static PyObject *core_is_eventfd(PyObject *module, PyObject *object)
     return PyBool_FromLong(vfu_event_is(fd));
 }
 
+static PyObject *core_want_loop(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    loop_wanted = true;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"signal", core_signal, METH_O, "signal(fd): adds 1 to an eventfd, never blocks; False if it was full."},
     {"is_eventfd", core_is_eventfd, METH_O, "is_eventfd(fd)"},
+    {"want_loop", core_want_loop, METH_NOARGS, "want_loop(): the loop of this thread has something to do at once."},
     {"remap", core_remap, METH_VARARGS, "remap(buffer, fd): the memory becomes that of the file."},
     {"crc32", core_crc32, METH_VARARGS, "crc32(data, value=0): as zlib.crc32"},
     {"copy_crc32", core_copy_crc32, METH_VARARGS, "copy_crc32(into, data, value=0): copies data and returns its CRC"},

@@ -4,16 +4,19 @@
 #include <time.h>
 
 #include "../core/pump.h"
+#include "../core/spin.h"
 
 /* Messages with descriptors come one by one: so many are taken in before their replies leave. */
 enum { BURST = 32 };
 
 _Thread_local PyThreadState *released;
+_Thread_local bool loop_wanted;
 
 typedef struct {
     PyObject_HEAD
     StreamObject *stream;
     int fd, error;
+    vfu_spin spin;
 } PumpObject;
 
 static int pump_init(PumpObject *self, PyObject *args, PyObject *kwargs)
@@ -79,19 +82,18 @@ static int send_out(PumpObject *self)
     return status(self, full < 0 ? full : 0, full == 1);
 }
 
-static int receive_once(PumpObject *self, long *got)
+/* Serves what one recvmsg has brought, or says what it meant that it brought nothing. */
+static int take_in(PumpObject *self, long got, bool more)
 {
     vfu_stream *s = &self->stream->stream;
-    bool more;
     long next;
 
-    *got = vfu_pump_receive(s, self->fd, &more);
-    if (*got == 0)
+    if (got == 0)
         return VFU_PUMP_EOF;
-    if (*got == -EAGAIN)
+    if (got == -EAGAIN)
         return status(self, 0, false);
-    if (*got < 0)
-        return status(self, *got, false);
+    if (got < 0)
+        return status(self, got, false);
     vfu_stream_process(s);
     for (int i = 0; more && i < BURST && vfu_stream_wants_read(s); i++) {
         next = vfu_pump_receive(s, self->fd, &more); /* an end or an error is met again by who reads next */
@@ -100,6 +102,45 @@ static int receive_once(PumpObject *self, long *got)
         vfu_stream_process(s);
     }
     return send_out(self);
+}
+
+static int receive_once(PumpObject *self, long *got)
+{
+    bool more;
+
+    *got = vfu_pump_receive(&self->stream->stream, self->fd, &more);
+    return take_in(self, *got, more);
+}
+
+/* True if nothing but the next message can be waited for: nobody has asked for the loop, and no command waits. */
+static bool may_spin(const PumpObject *self, int flags)
+{
+    return flags == VFU_PUMP_READ && !loop_wanted && !self->stream->closed &&
+           self->stream->stream.held.kind == VFU_HELD_NOTHING && vfu_spin_pays(&self->spin);
+}
+
+/* One turn, which goes on while the next message comes soon. It is waited for without the GIL, and served with it. */
+static int turn(PumpObject *self)
+{
+    bool more;
+    long got;
+    int flags;
+
+    loop_wanted = false;
+    flags = receive_once(self, &got);
+    if (got <= 0 || !self->spin.limit)
+        return flags;
+    vfu_spin_begin(&self->spin);
+    while (may_spin(self, flags)) {
+        released = PyEval_SaveThread();
+        got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);
+        need_gil();
+        if (got == -EAGAIN)
+            break;
+        flags = take_in(self, got, more);
+    }
+    vfu_spin_end(&self->spin);
+    return flags;
 }
 
 /* Polls without the GIL until `spin_ns` have gone by without a message, or something else has to be waited for. */
@@ -125,7 +166,6 @@ static PyObject *pump_run(PumpObject *self, PyObject *args)
     StreamObject *outer = serving, *stream = self->stream;
     unsigned int spin_us = 0;
     int flags;
-    long got;
 
     if (!PyArg_ParseTuple(args, "|I:run", &spin_us))
         return NULL;
@@ -136,7 +176,7 @@ static PyObject *pump_run(PumpObject *self, PyObject *args)
     if (!vfu_stream_wants_read(&stream->stream))
         flags = send_out(self);
     else
-        flags = spin_us ? spin(self, (uint64_t)spin_us * 1000) : receive_once(self, &got);
+        flags = spin_us ? spin(self, (uint64_t)spin_us * 1000) : turn(self);
     serving = outer;
     if (stream->closed)
         vfu_stream_free(&stream->stream);
@@ -164,6 +204,26 @@ static PyObject *pump_flush(PumpObject *self, PyObject *unused)
     return PyLong_FromLong(flags);
 }
 
+static PyObject *pump_poll(PumpObject *self, PyObject *args)
+{
+    unsigned int limit_us;
+    int loop;
+
+    if (!PyArg_ParseTuple(args, "Ii:poll", &limit_us, &loop))
+        return NULL;
+    self->spin = (vfu_spin){.limit = (uint64_t)limit_us * 1000, .loop = loop};
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_polling(PumpObject *self, void *closure)
+{
+    const vfu_spin *p = &self->spin;
+
+    (void)closure;
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:d}", "limit_us", p->limit / 1000, "window_us", p->window / 1000, "spins",
+                         p->spins, "hits", p->hits, "yields", p->yields, "seconds", (double)p->spent / 1e9);
+}
+
 static PyObject *get_error(PumpObject *self, void *closure)
 {
     (void)closure;
@@ -172,12 +232,14 @@ static PyObject *get_error(PumpObject *self, void *closure)
 
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)pump_run, METH_VARARGS, "run(spin_us=0): one recvmsg, the replies in one sendmsg."},
+    {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd): run() waits for what comes soon."},
     {"flush", (PyCFunction)pump_flush, METH_NOARGS, "Sends what is queued."},
     {0},
 };
 
 static PyGetSetDef getset[] = {
     {"error", (getter)get_error, NULL, "errno of a failed socket, 0 if it has not failed", NULL},
+    {"polling", (getter)get_polling, NULL, "what polling does and costs", NULL},
     {0},
 };
 

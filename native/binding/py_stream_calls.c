@@ -209,6 +209,7 @@ static int on_command(void *owner, const vfu_header *header, const uint8_t *payl
     int kind, code = VFU_DONE;
 
     need_gil();
+    loop_wanted = true;
     list = fd_list(fds, count);
     if (list)
         result = call_with_payload(self, self->command, header, header->flags, payload, length, list);
@@ -235,6 +236,7 @@ static void on_reply(void *owner, const vfu_header *header, const uint8_t *paylo
     PyObject *list, *result = NULL;
 
     need_gil();
+    loop_wanted = true;
     list = fd_list(fds, count);
     if (list)
         result = call_with_payload(self, self->reply, header, (uint32_t)error, payload, length, list);

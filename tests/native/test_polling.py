@@ -1,0 +1,197 @@
+"""The pump that waits for the next message, by what it counts: when it waits, when it stops, and who goes first."""
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.native.messages import message, read, replies, write
+from vfuserver import _core
+from vfuserver.vfio import Later
+
+SECOND = 1_000_000
+"""A limit that no wait of a test comes to by itself, unless the machine stands still."""
+FIELDS = [(0, 4, 1, bytes(4), 0xFFFFFFFF, 0, 0xFFFFFFFF, 0, 0, 0), (4, 4, 1, bytes(4), 0, 0, 0, 0, 0, _core.WRITE_HOOK)]
+
+
+class Polling:
+    """A pump that polls on one end of a socket pair, the test on the other, and the loop's epoll between."""
+
+    def __init__(self, limit_us: int) -> None:
+        self.on_write: Callable[[int], object] = lambda value: None
+        self.laters: list[object] = []
+        table = _core.Table(_core.Layout(8, FIELDS), {1: (None, lambda value: self.on_write(value))})
+        self.stream = _core.Stream(lambda *_: b"", lambda *_: None, on_later=self.laters.append)
+        self.stream.regions = [(8, table)]
+        self.stream.negotiated = True
+        self.near, self.far = socket.socketpair()
+        self.near.setblocking(False)
+        self.epoll = select.epoll()
+        self.epoll.register(self.near, select.EPOLLIN)
+        self.other = os.eventfd(0)
+        self.epoll.register(self.other, select.EPOLLIN)
+        self.pump = _core.Pump(self.stream, self.near.fileno())
+        self.pump.poll(limit_us, self.epoll.fileno())
+
+    def send(self, data: bytes) -> None:
+        self.far.send(data)
+
+    def turn(self, data: bytes = read(0, 4)) -> int:
+        """A turn in which these messages are there at once."""
+        self.send(data)
+        return self.pump.run()
+
+    def count(self, *names: str) -> list[int]:
+        return [int(self.pump.polling[name]) for name in names]
+
+    def close(self) -> None:
+        self.stream.close()
+        self.epoll.close()
+        os.close(self.other)
+        self.near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[[int], Polling]]:
+    everything: list[Polling] = []
+
+    def make(limit_us: int = SECOND) -> Polling:
+        everything.append(Polling(limit_us))
+        return everything[-1]
+
+    yield make
+    for one in everything:
+        one.close()
+
+
+@pytest.fixture
+def polling(made: Callable[[int], Polling]) -> Polling:
+    """One that has served a message, so that the next comes soon."""
+    polling = made(SECOND)
+    polling.turn()
+    return polling
+
+
+def test_first_message_is_not_waited_behind(polling: Polling) -> None:
+    assert polling.count("spins", "window_us") == [0, 0]
+
+
+def test_message_that_came_soon_has_the_next_one_waited_for(polling: Polling) -> None:
+    assert polling.turn() == _core.Pump.READ
+    assert polling.count("spins", "hits") == [1, 0]
+    assert polling.pump.polling["seconds"] > 0
+
+
+def test_message_that_comes_while_it_is_waited_for_is_served_in_the_same_turn(polling: Polling) -> None:
+    polling.on_write = lambda value: polling.send(read(0, 4, tag=7))
+    assert polling.turn(write(4, bytes(4))) == _core.Pump.READ
+    assert [answer[0] for answer in replies(polling.far.recv(4096))][-1] == 7
+    assert polling.count("spins", "hits") == [2, 1]
+
+
+def test_limit_zero_never_waits(made: Callable[[int], Polling]) -> None:
+    polling = made(0)
+    for _ in range(10):
+        polling.turn()
+    assert polling.count("spins", "limit_us") == [0, 0]
+
+
+def test_wait_that_was_too_short_makes_the_next_one_longer(polling: Polling) -> None:
+    windows = []
+    for _ in range(2):
+        polling.turn()
+        windows.append(polling.count("window_us")[0])
+    assert windows[1] == 2 * windows[0] > 0
+
+
+def test_wait_is_at_most_a_quarter_of_the_limit(made: Callable[[int], Polling]) -> None:
+    polling = made(4)
+    for _ in range(100):
+        polling.turn()
+    assert polling.count("window_us")[0] <= 1
+
+
+def test_three_misses_in_a_row_end_it_for_longer_each_time(polling: Polling) -> None:
+    """A client that cannot send before this thread sleeps costs three short waits in 16 turns, then in 32, 64..."""
+    for turns, spins in ((3, 3), (15, 3), (4, 6), (31, 6), (4, 9)):
+        for _ in range(turns):
+            polling.turn()
+        assert polling.count("spins", "hits") == [spins, 0]
+
+
+def test_client_that_writes_without_end_gives_the_loop_its_turn_at_the_limit(made: Callable[[int], Polling]) -> None:
+    """No other connection, job or timer is later by more than the limit."""
+    polling = made(2000)
+    polling.turn()
+    polling.on_write = lambda value: polling.send(write(4, bytes(4), flags=0x10))
+    for _ in range(20):
+        assert polling.turn(write(4, bytes(4), flags=0x10)) == _core.Pump.READ
+    assert polling.count("yields") == [0]
+
+
+def test_anything_else_that_the_loop_watches_ends_the_wait_at_once(polling: Polling) -> None:
+    os.eventfd_write(polling.other, 1)
+    polling.turn()
+    assert polling.count("spins", "hits", "yields", "window_us") == [1, 0, 1, 0]
+
+
+def test_busy_neighbour_is_not_waited_beside_again_soon(polling: Polling) -> None:
+    os.eventfd_write(polling.other, 1)
+    for _ in range(17):
+        polling.turn()
+    assert polling.count("spins", "yields") == [1, 1]
+
+
+def test_own_message_is_not_taken_for_a_neighbour(polling: Polling) -> None:
+    polling.on_write = lambda value: polling.send(read(0, 4))
+    for _ in range(3):
+        polling.turn(write(4, bytes(4)))
+    assert polling.count("hits", "yields") == [3, 0]
+
+
+def test_hook_that_has_given_the_loop_something_to_do_ends_the_turn(polling: Polling) -> None:
+    polling.on_write = lambda value: _core.want_loop()
+    polling.turn(write(4, bytes(4)))
+    assert polling.count("spins") == [0]
+    polling.turn()
+    assert polling.count("spins") == [1]
+
+
+def test_command_of_python_and_reply_go_back_to_the_loop(polling: Polling) -> None:
+    """They complete what jobs wait for."""
+    polling.turn(message(50))
+    polling.turn(message(50, flags=1))
+    assert polling.count("spins") == [0]
+
+
+def test_held_command_is_not_waited_behind(polling: Polling) -> None:
+    polling.on_write = lambda value: Later("a slow register")
+    polling.turn(write(4, bytes(4)))
+    polling.turn()
+    assert (len(polling.laters), polling.count("spins")) == (1, [0])
+
+
+def test_connection_that_is_read_no_more_is_not_waited_for(polling: Polling) -> None:
+    polling.far.setblocking(False)
+    polling.stream.send_limit = 0
+    polling.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    flags = _core.Pump.READ
+    while flags == _core.Pump.READ:
+        flags = polling.turn(read(0, 4) * 50)
+    before = polling.count("spins")
+    polling.pump.run()
+    assert (flags, polling.count("spins")) == (_core.Pump.WRITE, before)
+
+
+def test_end_of_the_connection_is_met_while_waiting(polling: Polling) -> None:
+    polling.on_write = lambda value: polling.far.shutdown(socket.SHUT_WR)
+    assert polling.turn(write(4, bytes(4))) == _core.Pump.EOF
+
+
+def test_stream_that_a_hook_closes_is_not_waited_for(polling: Polling) -> None:
+    polling.on_write = lambda value: polling.stream.close()
+    polling.turn(write(4, bytes(4)))
+    assert polling.count("spins") == [0]
