@@ -61,6 +61,7 @@ def normal(found: Any) -> Any:
     """Without what differs from run to run."""
     found["server"]["version"] = "VERSION"
     found["server"]["pid"] = found["devices"][0]["connection"]["peer_pid"] = 0
+    found["devices"][0]["connection"]["polling"] = dict.fromkeys(found["devices"][0]["connection"]["polling"], 0)
     for source in found["sources"]:
         source["device"] = source["inode"] = 0
     return found
@@ -69,6 +70,7 @@ def normal(found: Any) -> Any:
 def normal_text(text: str) -> list[str]:
     """Likewise, and columns as wide as they like."""
     text = re.sub(r"^vfuserver \S+,", "vfuserver VERSION,", re.sub(r"process \d+", "process PID", text))
+    text = re.sub(r"(?<=    polling) .*", " POLLING", text)
     text = re.sub(r"^( +\d+) +\d+ +\d+(?= +\d+ [KMG]iB)", r"\1 DEVICE INODE", text, flags=re.MULTILINE)
     return [re.sub(r"(?<=\S) +", " ", line) for line in text.splitlines()]
 

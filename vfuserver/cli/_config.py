@@ -23,7 +23,7 @@ from vfuserver.cli._logging import LEVELS
 from vfuserver.cli._parameters import file_mode
 from vfuserver.cli._serving import Wanted
 from vfuserver.errors import UsageError
-from vfuserver.session.options import MIGRATION
+from vfuserver.session.options import MIGRATION, POLL
 
 Check = Callable[[Any], Any]
 """The value, checked and converted; ValueError says what it must be."""
@@ -68,6 +68,8 @@ SESSION: Final[Mapping[str, Check]] = {
     "migration": _one_of(*MIGRATION),
     "hide_peer_to_peer": _flag,
     "slow_arc": _typed((int, float), "a time in seconds"),
+    "poll": _one_of(*POLL),
+    "poll_us": _number,
     "quirks": _typed(dict, "a table"),
 }
 EVERY_DEVICE: Final[Mapping[str, Check]] = {"socket_mode": file_mode, "suggest": _flag, **SESSION}

@@ -96,6 +96,7 @@ def _connection(one: Mapping[str, Any]) -> Iterator[str]:
             "messages": f"up to {size(transfer['receive'])} in, {size(transfer['send'])} out",
             "twin socket": "yes" if one["twin_socket"] else "",
             "received": f"{one['received']} messages",
+            "polling": _polling(one.get("polling")),
             "queued": one["queued"] and f"{size(one['queued'])} that the client has not read",
             "held": one["held"],
             "message DMA": ", ".join(filter(None, (messages["layout"], _counted(waiting)))),
@@ -122,6 +123,19 @@ def _number(count: int, noun: str) -> str:
 
 def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _polling(polling: Mapping[str, Any] | None) -> str:
+    """What it does now, and has cost; nothing of an engine that has none."""
+    if polling is None:
+        return ""
+    if not polling["limit_us"]:
+        return "off"
+    now = f"waits {polling['window_us']} us" if polling["window_us"] else "does not pay now"
+    return (
+        f"{now}; {polling['hits']} of {polling['spins']} waits were worth it, {polling['yields']} gave way to others, "
+        f"{polling['seconds']:.3f} s of CPU in all"
+    )
 
 
 def _irq(name: str, irq: Mapping[str, Any]) -> str:

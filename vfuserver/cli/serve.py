@@ -75,6 +75,19 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     "--slow-arc", type=float, metavar="SECONDS", show_default="1", help="When a change of their state is a warning."
 )
 @click.option(
+    "--poll",
+    type=click.Choice(["auto", "off"]),
+    show_default="auto",
+    help="Poll for the next message instead of sleeping: while that pays, or never.",
+)
+@click.option(
+    "--poll-us",
+    type=Number(),
+    metavar="MICROSECONDS",
+    show_default="50",
+    help="How much later all else may be by that, at most.",
+)
+@click.option(
     "--quirk",
     "quirks",
     type=KeyValue(),

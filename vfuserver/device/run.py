@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar, copy_context
 from typing import Any
 
+from vfuserver._core import want_loop
 from vfuserver.vfio import ANSWERING
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Run:
         context.run(ANSWERING.set, self._answering)
         context.run(CURRENT_RUN.set, self)
         self._task = loop.create_task(self._main(), name=self.what, context=context)
+        want_loop()
 
     async def may_transfer(self) -> None:
         """Returns when it may begin DMA as far as the brake is concerned. What an access waits for is not held, but

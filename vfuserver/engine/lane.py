@@ -9,8 +9,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from typing import Any
 
-from vfuserver._core import Pump, Stream
+from vfuserver._core import Pump, Stream, want_loop
+from vfuserver.engine.polling import NONE, loop_fd
 
 log = logging.getLogger("vfuserver.engine")
 
@@ -25,14 +27,21 @@ class Lane:
         stream: Stream,
         after: Callable[[int], None],
         failed: Callable[[], None],
+        poll_us: int = 0,
     ) -> None:
-        """`after(flags)` is told of every turn of the pump (Pump.READ...), `failed()` of an error of our own in one."""
+        """`after(flags)` is told of every turn of the pump (Pump.READ...), `failed()` of an error of our own in one.
+
+        A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does.
+        """
         sock.setblocking(False)
         self.socket = sock
         self.stream = stream
         self._loop = loop
         self._after, self._failed = after, failed
         self._pump = Pump(stream, sock.fileno())
+        loop_descriptor = loop_fd(loop)
+        if poll_us and loop_descriptor != NONE:
+            self._pump.poll(poll_us, loop_descriptor)
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
 
     def receive(self) -> None:
@@ -52,6 +61,11 @@ class Lane:
     def why_broken(self) -> str:
         """What Pump.BROKEN meant."""
         return self.stream.broken or f"the socket failed: errno {self._pump.error}"
+
+    @property
+    def polling(self) -> dict[str, Any]:
+        """What polling does, and costs: Pump.polling."""
+        return self._pump.polling
 
     def watch(self, flags: int) -> None:
         """Waits for what the pump wants: Pump.READ, Pump.WRITE, both or neither."""
@@ -73,6 +87,7 @@ class Lane:
         """Nothing is received or sent until resume()."""
         self._paused = True
         self.watch(0)
+        want_loop()
 
     def resume(self) -> None:
         """Goes on after pause(), with what waits in the stream."""
@@ -86,6 +101,7 @@ class Lane:
         if not self._stopped:
             self._stopped = True
             self.watch(0)
+            want_loop()
 
     def close(self) -> None:
         """Stops, and closes the socket. Idempotent."""
@@ -112,5 +128,5 @@ class Lane:
             log.exception("the connection is closed because of an error of our own")
             self._failed()
             return
-        if not self._stopped:
+        if not self._stopped and not self._paused:
             self._after(flags)

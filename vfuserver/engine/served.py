@@ -69,7 +69,7 @@ class Served:
             "name": self._backend.name,
             "socket": None if path is None else str(path),
             **self._backend.dump(),
-            "connection": None if self._client is None else self._client.session.dump(),
+            "connection": None if self._client is None else self._client.dump(),
         }
 
     def _newcomer(self, newcomer: socket.socket) -> None:

@@ -18,6 +18,9 @@ MAX_DMA_BYTES: Final = (1 << 64) - 1
 MAX_DMA_VIEWS: Final = 1 << 16
 """A process has that many mappings, and no more, unless its system says otherwise (vm.max_map_count)."""
 PAGE: Final = 4096
+POLL: Final = ("auto", "off")
+MAX_POLL_US: Final = 1000
+"""Longer than that nothing may keep the loop from its timers."""
 MIGRATION: Final = ("v2", "v1", "both", "none")
 
 
@@ -32,6 +35,8 @@ class SessionOptions:
     `twin_socket` gives a client that proposes it a second socket for our own commands.
     `migration` says which of its two versions a device that migrates offers: v2, v1, both or none. With
     `hide_peer_to_peer` its P2P states are not told; an arc of more than `slow_arc` seconds is a warning (S3.26).
+    `poll` says whether the next message is polled for while that pays (auto) or never (off); then everything else that
+    the process does may be later by up to `poll_us` microseconds.
     `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
 
@@ -48,6 +53,8 @@ class SessionOptions:
     migration: str = "v2"
     hide_peer_to_peer: bool = False
     slow_arc: float = 1.0
+    poll: str = "auto"
+    poll_us: int = 50
     quirks: Mapping[str, str] = field(default_factory=dict)
     capabilities: Capabilities = field(init=False, repr=False)
 
@@ -67,6 +74,9 @@ class SessionOptions:
             raise UsageError(f"slow_arc must be a time in seconds, not {self.slow_arc}")
         if self.migration not in MIGRATION:
             raise UsageError(f"migration must be {', '.join(MIGRATION)}, not {self.migration!r}")
+        if self.poll not in POLL:
+            raise UsageError(f"poll must be {' or '.join(POLL)}, not {self.poll!r}")
+        _must_lie("poll_us", self.poll_us, 1, MAX_POLL_US)
         object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
 
