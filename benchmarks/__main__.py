@@ -1,5 +1,5 @@
-"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire beside a bare echo, client memory beside plain memory, a
-device's state beside a plain socket copy, start-up beside a bare Python."""
+"""`python -m benchmarks [--rounds N] [--json FILE]`: the wire and the engine beside a bare echo, client memory beside
+plain memory, a device's state beside a plain socket copy, start-up beside a bare Python."""
 
 import json
 import sys
@@ -8,10 +8,16 @@ from typing import IO
 
 import click
 
-from benchmarks import memory, migration, startup, wire
+from benchmarks import engine, memory, migration, startup, wire
 from benchmarks.figure import Figure
 
-ROOMS = {"wire": wire.run, "memory": memory.run, "migration": migration.run, "startup": startup.run}
+ROOMS = {
+    "wire": wire.run,
+    "engine": engine.run,
+    "memory": memory.run,
+    "migration": migration.run,
+    "startup": startup.run,
+}
 
 
 @click.command(help=__doc__)

@@ -41,7 +41,7 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
     """Times every case `rounds` times, interleaved with the echo. RuntimeError if the server does not start."""
     samples: dict[Case, list[float]] = {case: [] for case in (ECHO, *CASES)}
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as folder:
-        client = _compiled(Path(folder))
+        client = compiled(Path(folder))
         with _polling_server(Path(folder) / "testdev.sock") as path:
             for _ in range(rounds):
                 samples[ECHO].append(_echo(client))
@@ -57,7 +57,8 @@ def _figures(case: Case, median: float, ratio: float) -> list[Figure]:
     return [nanoseconds] if case is ECHO else [nanoseconds, Figure("  in echoes", ratio, "times", most=case.target)]
 
 
-def _compiled(folder: Path) -> Path:
+def compiled(folder: Path) -> Path:
+    """The client."""
     client = folder / "wire"
     subprocess.run(["cc", "-O2", "-o", client, CLIENT], check=True)
     return client

@@ -8,7 +8,8 @@
 
 /* The shortest wait; how often it is looked for others (ns). */
 enum { FIRST = 3000, LOOK = 4000 };
-/* For how many turns there is no waiting where others had to be served, and, doubled each time, after so many misses. */
+/* For how many turns there is no waiting where others had to be served, and, doubled each time (and halved by a hit), where
+ * there were so many misses more than hits. */
 enum { SHY = 16, SHYEST = 4096, MISSES = 3 };
 
 static uint64_t now(void)
@@ -49,8 +50,8 @@ static void give_up(vfu_spin *p, unsigned turns)
 static void hit(vfu_spin *p)
 {
     p->hits++;
-    p->misses = 0;
-    p->patience = SHY;
+    p->misses -= p->misses != 0;
+    p->patience /= 2;
 }
 
 static void miss(vfu_spin *p)

@@ -2,7 +2,7 @@
  *
  * The rule is that of KVM's halt polling: a wait that was too short for a message which then came soon makes the next one
  * longer, a message that came late makes it shorter, down to none. A wait is at most a quarter of `limit`: to sleep and to
- * be woken costs about that much of the processor, so waiting longer saves nothing. Some misses in a row end the waiting
+ * be woken costs about that much of the processor, so waiting longer saves nothing. Some more misses than hits end the waiting
  * for a while, each time a longer one, however soon the messages came then: a client on the same processor sends nothing
  * before this thread sleeps.
  *
@@ -22,7 +22,7 @@ typedef struct {
     uint64_t window;   /* how long the next wait is */
     int loop;          /* the loop's epoll descriptor, in which the socket is, too */
     bool missed;       /* the last wait was too short */
-    unsigned misses;   /* since the last hit, or since waiting was given up */
+    unsigned misses;   /* more than hits, since waiting was given up */
     unsigned shy;      /* turns until it is tried again */
     unsigned patience; /* how many there will be, the next time that misses end it */
     uint64_t deadline; /* of this turn */
