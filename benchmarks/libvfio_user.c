@@ -51,6 +51,7 @@ int main(int argc, char **argv)
     }
     void *(*create)(int, const char *, int, void *, int) = found(library, "vfu_create_ctx");
     int (*init)(void *, int, int, int) = found(library, "vfu_pci_init");
+    void (*identify)(void *, uint16_t, uint16_t, uint16_t, uint16_t) = found(library, "vfu_pci_set_id");
     int (*setup)(void *, int, size_t, access_callback *, int, struct iovec *, uint32_t, int, uint64_t) =
         found(library, "vfu_setup_region");
     int (*realize)(void *) = found(library, "vfu_realize_ctx");
@@ -58,8 +59,10 @@ int main(int argc, char **argv)
     int (*run)(void *) = found(library, "vfu_run_ctx");
     void *context = create(SOCK, argv[2], 0, NULL, PCI);
 
-    if (!context || init(context, CONVENTIONAL, NORMAL, 0) < 0 ||
-        setup(context, BAR0, SIZE, on_access, READ_WRITE_MEMORY, NULL, 0, -1, 0) < 0 || realize(context) < 0) {
+    if (context && init(context, CONVENTIONAL, NORMAL, 0) == 0)
+        identify(context, 0x1234, 0x7e58, 0x1234, 1);
+    if (!context || setup(context, BAR0, SIZE, on_access, READ_WRITE_MEMORY, NULL, 0, -1, 0) < 0 ||
+        realize(context) < 0) {
         perror("libvfio_user");
         return 1;
     }
