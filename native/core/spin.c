@@ -7,10 +7,12 @@
 #include <time.h>
 
 /* The shortest wait; how often it is looked for others (ns). */
-enum { FIRST = 3000, LOOK = 4000 };
-/* For how many turns there is no waiting where others had to be served, and, doubled each time (and halved by a hit), where
- * there were so many misses more than hits. */
-enum { SHY = 16, SHYEST = 4096, MISSES = 3 };
+enum { FIRST = 2000, LOOK = 4000 };
+/* The part of the limit that a wait may take. */
+enum { PART = 6 };
+/* Where the waits fail, there are none for SHY turns, doubled each time up to SHYEST, and halved by every so many hits.
+ * A miss weighs as much as three hits, since fewer than three in four are what a client that sleeps comes to, too. */
+enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, WEIGHT = 3, FAILED = 9 };
 
 static uint64_t now(void)
 {
@@ -36,28 +38,30 @@ void vfu_spin_begin(vfu_spin *p)
     else if (gap > p->limit)
         p->window = p->window / 2 < FIRST ? 0 : p->window / 2;
     else if (p->missed || !p->window)
-        p->window = least(p->window ? 2 * p->window : FIRST, p->limit / 4);
+        p->window = least(p->window ? 2 * p->window : FIRST, p->limit / PART);
     p->missed = false;
 }
 
 static void give_up(vfu_spin *p, unsigned turns)
 {
     p->window = 0;
-    p->misses = 0;
+    p->failure = 0;
     p->shy = turns;
 }
 
 static void hit(vfu_spin *p)
 {
     p->hits++;
-    p->misses -= p->misses != 0;
-    p->patience /= 2;
+    p->failure -= p->failure != 0;
+    if (p->hits % HALVED_BY == 0)
+        p->patience /= 2;
 }
 
 static void miss(vfu_spin *p)
 {
     p->missed = true;
-    if (++p->misses < MISSES)
+    p->failure += WEIGHT;
+    if (p->failure < FAILED)
         return;
     p->patience = p->patience < SHY ? SHY : p->patience;
     give_up(p, p->patience);

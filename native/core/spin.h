@@ -1,10 +1,10 @@
 /* Polling that pays: how long a pump waits, without sleeping, for the next message of a connection that was just served.
  *
  * The rule is that of KVM's halt polling: a wait that was too short for a message which then came soon makes the next one
- * longer, a message that came late makes it shorter, down to none. A wait is at most a quarter of `limit`: to sleep and to
- * be woken costs about that much of the processor, so waiting longer saves nothing. Some more misses than hits end the waiting
- * for a while, each time a longer one, however soon the messages came then: a client on the same processor sends nothing
- * before this thread sleeps.
+ * longer, a message that came late makes it shorter, down to none. A wait is at most a sixth of `limit`: a client that
+ * polls needs no longer, and to wait for one that sleeps costs more of the processor than to sleep, too. Waits of which fewer
+ * than three in four succeed end for a while, each time for a longer one, however soon the messages came then: a client on
+ * the same processor sends nothing before this thread sleeps.
  *
  * Two bounds hold whatever the rule says. A turn of the pump lasts `limit` at most (and the message in hand). And it ends
  * as soon as the loop has anything else to do: its epoll descriptor is itself readable then, also for what the loop has
@@ -22,7 +22,7 @@ typedef struct {
     uint64_t window;   /* how long the next wait is */
     int loop;          /* the loop's epoll descriptor, in which the socket is, too */
     bool missed;       /* the last wait was too short */
-    unsigned misses;   /* more than hits, since waiting was given up */
+    unsigned failure;  /* what misses have added and hits taken away, since waiting was given up */
     unsigned shy;      /* turns until it is tried again */
     unsigned patience; /* how many there will be, the next time that misses end it */
     uint64_t deadline; /* of this turn */
