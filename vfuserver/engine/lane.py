@@ -9,11 +9,12 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from vfuserver._core import Pump, Stream, want_loop
 from vfuserver.engine.polling import NONE, loop_fd
 
+_READ: Final = Pump.READ
 log = logging.getLogger("vfuserver.engine")
 
 
@@ -29,7 +30,8 @@ class Lane:
         failed: Callable[[], None],
         poll_us: int = 0,
     ) -> None:
-        """`after(flags)` is told of every turn of the pump (Pump.READ...), `failed()` of an error of our own in one.
+        """`after(flags)` is told what a turn of the pump has come to (Pump.READ...) unless that is what is waited for
+        already (see `tell_all`), `failed()` of an error of our own in one.
 
         A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does.
         """
@@ -39,14 +41,17 @@ class Lane:
         self._loop = loop
         self._after, self._failed = after, failed
         self._pump = Pump(stream, sock.fileno())
+        self._run = self._pump.run
         loop_descriptor = loop_fd(loop)
         if poll_us and loop_descriptor != NONE:
             self._pump.poll(poll_us, loop_descriptor)
+        self.tell_all = False
+        """Whether `after` is told of every turn."""
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
 
     def receive(self) -> None:
         """One recvmsg, and the replies."""
-        self._step(self._pump.run)
+        self._step(self._run)
 
     def send(self) -> None:
         """What is queued."""
@@ -128,5 +133,6 @@ class Lane:
             log.exception("the connection is closed because of an error of our own")
             self._failed()
             return
-        if not self._stopped and not self._paused:
+        something_new = self.tell_all or flags != _READ or not self._reading or self._writing
+        if something_new and not self._stopped and not self._paused:
             self._after(flags)

@@ -217,6 +217,7 @@ class UnixConnection:
     def _finish(self, reason: str) -> None:
         """The client sends no more. What it had sent is served to the end, and what it may still read is sent."""
         self._ended = self._ended or reason
+        self._main.tell_all = True
         stream = self.session.stream
         if stream.held:
             self._main.watch(0)
@@ -252,7 +253,7 @@ class UnixConnection:
             self.close(f"the twin socket: {twin.why_broken()}")
         elif flags & Pump.EOF:
             twin.stop()
-            self._twin_ended = True
+            self._twin_ended = self._main.tell_all = True
             self._main.send()  # ends the connection once the main socket has nothing more to serve
         else:
             twin.watch(flags)
