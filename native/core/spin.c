@@ -9,10 +9,10 @@
 /* The shortest wait; how often it is looked for others (ns). */
 enum { FIRST = 2000, LOOK = 4000 };
 /* The part of the limit that a wait may take. */
-enum { PART = 6 };
+enum { PART = 10 };
 /* Where the waits fail, there are none for SHY turns, doubled each time up to SHYEST, and halved by every so many hits.
- * A miss weighs as much as three hits, since fewer than three in four are what a client that sleeps comes to, too. */
-enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, WEIGHT = 3, FAILED = 9 };
+ * A miss weighs as much as four hits, since fewer than four in five are what a client that sleeps comes to, too. */
+enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, WEIGHT = 4, FAILED = 12 };
 
 static uint64_t now(void)
 {
