@@ -158,6 +158,10 @@ class Ioas:
         permission, reserved or not allowed, file too short; file I/O on a pipe, a socket, a directory, or writing with
         O_APPEND), EEXIST (overlap), EPERM (`fd` was not opened for that), ENOSPC (max_areas, max_bytes, or a quarter
         of the process's descriptors is kept for files), or mmap's own."""
+    def map_foreign(self, iova: int, size: int, prot: int, address: int) -> None:
+        """Adds an area over shared memory that somebody else has mapped at `address` of this process, and keeps mapped
+        until the area is removed and views of it are revoked. Pages that vanish are EFAULT as those of a file. Its
+        source has neither device nor inode. CommandError: EINVAL, EEXIST, ENOSPC as map()."""
     def hole(self, size: int, alignment: int = 4096) -> int:
         """The lowest free, allowed IOVA above 0 for `size` bytes. CommandError: ENOSPC, EINVAL."""
     def share(self, iova: int, size: int, other: Ioas, other_iova: int, prot: int) -> None:
@@ -198,7 +202,7 @@ class Ioas:
 
         An area takes 40 bytes, little endian: u64 iova, size, offset, u32 prot, ACCESS_*, u64 source id. Source 0: only
         messages reach it; any other with ACCESS_MESSAGES: its file was cut, it stays dead. Limits, allowed and reserved
-        spans, and views are not among it."""
+        spans, and views are not among it. LocalError: an area of map_foreign(), as that has no descriptor."""
     def adopt(self, areas: Buffer, files: Sequence[tuple[int, int, int, int, int]]) -> None:
         """Puts what carry() gave into an empty space; sources get ids of this process. The caller keeps the
         descriptors. Areas of a file that was cut meanwhile are dead. ValueError: no whole areas; LocalError: there are

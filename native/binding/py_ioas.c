@@ -65,6 +65,21 @@ static PyObject *ioas_map(IoasObject *self, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+static PyObject *ioas_map_foreign(IoasObject *self, PyObject *args)
+{
+    unsigned long long iova, size, memory;
+    unsigned int prot;
+    int error;
+
+    if (!PyArg_ParseTuple(args, "KKIK:map_foreign", &iova, &size, &prot, &memory))
+        return NULL;
+    error = vfu_ioas_map_foreign(&self->ioas, iova, size, prot, (uint8_t *)(uintptr_t)memory);
+    if (error)
+        return raise_errno(CommandError, -error, "cannot map %llu bytes of somebody else's at IOVA %#llx (prot %u)", size,
+                           iova, prot);
+    Py_RETURN_NONE;
+}
+
 static PyObject *ioas_hole(IoasObject *self, PyObject *args)
 {
     unsigned long long size, alignment = PAGE;
@@ -406,6 +421,8 @@ static int set_new_files(IoasObject *self, PyObject *value, void *closure)
 static PyMethodDef methods[] = {
     {"map", (PyCFunction)(void (*)(void))ioas_map, METH_VARARGS | METH_KEYWORDS,
      "map(iova, size, prot, fd=-1, offset=0, ways=ACCESS_MAPPED): adds an area."},
+    {"map_foreign", (PyCFunction)ioas_map_foreign, METH_VARARGS,
+     "map_foreign(iova, size, prot, address): adds an area over memory that somebody else has mapped."},
     {"hole", (PyCFunction)ioas_hole, METH_VARARGS, "hole(size, alignment=4096): the lowest free IOVA."},
     {"share", (PyCFunction)ioas_share, METH_VARARGS, "share(iova, size, other, other_iova, prot)"},
     {"unmap", (PyCFunction)ioas_unmap, METH_VARARGS, "unmap(iova, size): removes every area wholly inside."},

@@ -26,10 +26,15 @@ PyObject *ioas_carry(IoasObject *self, PyObject *unused)
 {
     vfu_ioas_record r;
     PyObject *result;
+    int error = vfu_ioas_carry(&self->ioas, &r);
 
     (void)unused;
-    if (vfu_ioas_carry(&self->ioas, &r) < 0)
-        return PyErr_NoMemory();
+    if (error == -ENOTSUP)
+        PyErr_SetString(LocalError, "an area over memory that somebody else has mapped cannot be carried: it has no file");
+    else if (error)
+        PyErr_NoMemory();
+    if (error)
+        return NULL;
     result = Py_BuildValue("y#N", (const char *)r.area, (Py_ssize_t)(r.areas * sizeof(*r.area)), file_list(&r));
     free(r.area);
     free(r.file);

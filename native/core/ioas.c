@@ -216,6 +216,35 @@ int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, in
     return error;
 }
 
+static int add_foreign(vfu_ioas *ioas, vfu_area area, uint8_t *memory)
+{
+    uint64_t slack = (uintptr_t)memory % ((uintptr_t)1 << VFU_PAGE_SHIFT);
+    vfu_source *source;
+    vfu_place place;
+    int error = vfu_ioas_room(ioas, area.iova, area.size);
+
+    if (!error)
+        error = place_for(ioas, area.iova, area.size, &place);
+    if (error)
+        return error;
+    area.offset = slack;
+    source = vfu_source_foreign(memory - slack, area.size + slack, area.prot, &error);
+    return source ? insert(ioas, place, area, source, VFU_TRUSTED) : error;
+}
+
+int vfu_ioas_map_foreign(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, uint8_t *memory)
+{
+    vfu_area area = {.iova = iova, .size = size, .prot = prot};
+    int error;
+
+    if (vfu_wraps(iova, size) || !(prot & (VFU_PROT_READ | VFU_PROT_WRITE)) || (uintptr_t)memory + size < size)
+        return -EINVAL;
+    pthread_rwlock_wrlock(&ioas->lock);
+    error = add_foreign(ioas, area, memory);
+    pthread_rwlock_unlock(&ioas->lock);
+    return error;
+}
+
 /* -- share --------------------------------------------------------------------------------------------------------- */
 
 static int check_shared(const vfu_ioas *ioas, uint64_t from, uint64_t last, uint32_t prot)

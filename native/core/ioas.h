@@ -69,6 +69,9 @@ void vfu_ioas_drain(vfu_ioas *ioas);
  * (fd < 0) by messages. 0, or -EINVAL (empty, a wrap, reserved or not allowed, the file is too short), -EEXIST,
  * -ENOSPC (too many, or too many bytes), -EPERM (the file was not opened for that), -ENOMEM, mmap's errno. */
 int vfu_ioas_map(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, int fd, uint64_t offset, uint32_t ways);
+/* Adds an area over shared memory that somebody else has mapped at `memory`, and keeps mapped until the area is removed
+ * and views of it are revoked. Errors as above. */
+int vfu_ioas_map_foreign(vfu_ioas *ioas, uint64_t iova, uint64_t size, uint32_t prot, uint8_t *memory);
 /* The lowest free IOVA above 0 for `size` bytes at this alignment (a power of two); -ENOSPC. */
 int vfu_ioas_hole(vfu_ioas *ioas, uint64_t size, uint64_t alignment, uint64_t *iova);
 /* Gives another space the same areas at another address: every one that lies in [from, from + size), which must be
@@ -120,7 +123,8 @@ typedef struct {
     size_t files;
 } vfu_ioas_record;
 
-/* All areas and their files, to be freed by the caller; -ENOMEM. Nothing changes. */
+/* All areas and their files, to be freed by the caller; -ENOTSUP (one lies over somebody else's mapping), -ENOMEM. Nothing
+ * changes. */
 int vfu_ioas_carry(vfu_ioas *ioas, vfu_ioas_record *record);
 /* Puts them into an empty space; sorts record->file. 0, -EBUSY (not empty), -EINVAL (areas out of order, or without
  * their file), or as map: then it is still empty. A file that was cut meanwhile makes its areas those of a dead one. */

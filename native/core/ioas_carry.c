@@ -10,15 +10,20 @@
 
 /* -- areas out ------------------------------------------------------------------------------------------------------ */
 
-static void record_files(const vfu_ioas *ioas, vfu_ioas_record *r)
+/* -ENOTSUP: one is somebody else's mapping, of which there is no descriptor. */
+static int record_files(const vfu_ioas *ioas, vfu_ioas_record *r)
 {
     for (size_t i = 0; i < ioas->uses; i++) {
         const vfu_use *use = ioas->use[i];
         const vfu_source *s = use->source;
-        if (!vfu_source_dead(use->source))
-            r->file[r->files++] = (vfu_file_record){.source = s->id, .fd = s->fd, .prot = s->prot,
-                                                    .way = (uint32_t)s->access, .trust = use->trust};
+        if (vfu_source_dead(use->source))
+            continue;
+        if (s->foreign)
+            return -ENOTSUP;
+        r->file[r->files++] = (vfu_file_record){.source = s->id, .fd = s->fd, .prot = s->prot,
+                                                .way = (uint32_t)s->access, .trust = use->trust};
     }
+    return 0;
 }
 
 static void record_areas(const vfu_ioas *ioas, vfu_ioas_record *r)
@@ -36,20 +41,22 @@ static void record_areas(const vfu_ioas *ioas, vfu_ioas_record *r)
 
 int vfu_ioas_carry(vfu_ioas *ioas, vfu_ioas_record *r)
 {
+    int error = -ENOMEM;
+
     *r = (vfu_ioas_record){0};
     pthread_rwlock_rdlock(&ioas->lock);
     r->area = malloc((ioas->areas.count + 1) * sizeof(*r->area));
     r->file = malloc((ioas->uses + 1) * sizeof(*r->file));
-    if (r->area && r->file) {
-        record_files(ioas, r); /* first: a file may die at any time, and then has no area that needs it */
-        record_areas(ioas, r);
-    }
-    pthread_rwlock_unlock(&ioas->lock);
     if (r->area && r->file)
-        return 0;
-    free(r->area);
-    free(r->file);
-    return -ENOMEM;
+        error = record_files(ioas, r); /* first: a file may die at any time, and then has no area that needs it */
+    if (!error)
+        record_areas(ioas, r);
+    pthread_rwlock_unlock(&ioas->lock);
+    if (error) {
+        free(r->area);
+        free(r->file);
+    }
+    return error;
 }
 
 /* -- areas in ------------------------------------------------------------------------------------------------------- */

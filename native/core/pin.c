@@ -15,6 +15,14 @@ static bool touches(uint64_t at, uint64_t length, uint64_t iova, uint64_t last)
 
 /* -- making --------------------------------------------------------------------------------------------------------- */
 
+/* A second mapping of shared pages that have no descriptor here: mremap with an old size of 0 makes one (mremap(2)). */
+static int map_again(uint8_t *at, uint8_t *pages, size_t size, int prot)
+{
+    if (mremap(pages, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED || mprotect(at, size, prot) < 0)
+        return -errno;
+    return 0;
+}
+
 /* Puts the pages of one extent where they belong in the view. */
 static int map_extent(const vfu_pin *pin, const vfu_extent *e)
 {
@@ -24,6 +32,8 @@ static int map_extent(const vfu_pin *pin, const vfu_extent *e)
 
     if (e->offset % PAGE != slack || (slack && e->iova != pin->iova))
         return -EINVAL; /* bytes of two areas would have to share a page */
+    if (e->source->foreign)
+        return map_again(at - slack, e->address - slack, e->length + slack, prot);
     if (mmap(at - slack, e->length + slack, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, e->source->fd,
              (off_t)(e->offset - slack)) == MAP_FAILED)
         return -errno;

@@ -112,7 +112,7 @@ static void drop(vfu_source *s)
 {
     if (s->guard)
         vfu_guard_remove(s->guard);
-    if (s->base)
+    if (s->base && !s->foreign)
         munmap(s->base, s->length);
     if (s->fd >= 0) {
         close(s->fd);
@@ -187,6 +187,15 @@ vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot
     return s;
 }
 
+static vfu_source *registered(vfu_source *s)
+{
+    pthread_mutex_lock(&registry_lock);
+    s->id = ++last_id;
+    put_first(s);
+    pthread_mutex_unlock(&registry_lock);
+    return s;
+}
+
 vfu_source *vfu_source_lost(void)
 {
     vfu_source *s = malloc(sizeof(*s));
@@ -194,11 +203,22 @@ vfu_source *vfu_source_lost(void)
     if (!s)
         return NULL;
     *s = (vfu_source){.access = VFU_ACCESS_MAPPED, .fd = -1, .users = 1, .dead = true};
-    pthread_mutex_lock(&registry_lock);
-    s->id = ++last_id;
-    put_first(s);
-    pthread_mutex_unlock(&registry_lock);
-    return s;
+    return registered(s);
+}
+
+vfu_source *vfu_source_foreign(void *base, uint64_t size, uint32_t prot, int *error)
+{
+    vfu_source *s = malloc(sizeof(*s));
+    vfu_range *guard = s ? vfu_guard_add(base, size, VFU_FAULT_RETURNS) : NULL;
+
+    if (!guard) {
+        free(s);
+        *error = -ENOMEM;
+        return NULL;
+    }
+    *s = (vfu_source){.prot = prot, .access = VFU_ACCESS_MAPPED, .foreign = true, .fd = -1, .base = base, .length = size,
+                      .users = 1, .guard = guard};
+    return registered(s);
 }
 
 void vfu_source_hold(vfu_source *source)

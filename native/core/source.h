@@ -3,6 +3,7 @@
  * A source is mapped once for the whole process, or it is read and written by file I/O; either way it keeps one
  * descriptor. It is found again by (device, inode, permission, how it is reached). A file whose pages have vanished (it
  * was cut) makes its source dead for good: nothing goes through it any more, and the same file mapped again is a new one.
+ * A foreign source is a mapping that somebody else made and will unmap: it has no descriptor and is never found again.
  */
 #ifndef VFU_SOURCE_H
 #define VFU_SOURCE_H
@@ -34,7 +35,8 @@ typedef struct vfu_source {
     bool sized; /* taken whole and found again; a file without a size (a device, a dma-buf) is taken by pieces */
     uint32_t prot;
     enum vfu_access access;
-    int fd;                 /* our own */
+    bool foreign;           /* somebody else's mapping: not ours to unmap */
+    int fd;                 /* our own; -1 where it is foreign */
     uint8_t *base;          /* where it is mapped, or NULL */
     uint64_t start, length; /* the bytes of the file that are reached */
     size_t users;
@@ -47,6 +49,9 @@ typedef struct vfu_source {
 vfu_source *vfu_source_get(int fd, uint64_t offset, uint64_t size, uint32_t prot, uint32_t ways, int *error);
 /* A source whose pages are gone from the start, of no file; NULL: no memory. */
 vfu_source *vfu_source_lost(void);
+/* A source over shared memory that somebody else has mapped at `base` (a page's begin); its last user must be gone before
+ * the mapping is. NULL with *error = -ENOMEM. */
+vfu_source *vfu_source_foreign(void *base, uint64_t size, uint32_t prot, int *error);
 /* One more user of a source that has one. */
 void vfu_source_hold(vfu_source *source);
 void vfu_source_put(vfu_source *source);
