@@ -381,11 +381,21 @@ class PciDevice(Backend):
     def _hook(self, function: Callable[..., Any] | None, where: str) -> Callable[..., Any] | None:
         if function is None:
             return None
-        own = any(vars(base).get(function.__name__) is function for base in type(self).__mro__)
-        bound: Callable[..., Any] = getattr(self, function.__name__) if own else function.__get__(self)
+        bound = self._resolved(function)
         if not iscoroutinefunction(bound):
             return bound
         return lambda *args: self.activity.answer(bound(*args), where)
+
+    def _resolved(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A hook as this class has it: a subclass may override a method."""
+        own = any(vars(base).get(function.__name__) is function for base in type(self).__mro__)
+        bound: Callable[..., Any] = getattr(self, function.__name__) if own else function.__get__(self)
+        return bound
+
+    def _waits(self, row: Declared) -> bool:
+        """Whether one of a register's hooks, as this class has it, is an async def."""
+        hooks = (self._resolved(hook) for hook in (row.read_hook, row.write_hook) if hook is not None)
+        return any(iscoroutinefunction(hook) for hook in hooks)
 
     def _bind_work(self) -> None:
         for name, job in self.declaration.jobs.items():
@@ -416,7 +426,8 @@ class PciDevice(Backend):
     def _make_regions(self) -> tuple[Region, ...]:
         regions = [ABSENT] * PCI_NUM_REGIONS
         for index, bar in self.bars.items():
-            regions[index] = replace(bar.region(), io_events=self.io_events.in_bar(index))
+            waits = tuple(row.name for row in bar.declared.rows if self._waits(row))
+            regions[index] = replace(bar.region(), io_events=self.io_events.in_bar(index), waits=waits)
         if self.rom_image is not None:
             self.rom_image.warn(self.identity, self.name, self.log)
             regions[PciRegion.ROM] = self.rom_image.region(self.gate)

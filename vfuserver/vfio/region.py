@@ -1,7 +1,7 @@
 """What a backend says about one region, and how it is served. It must not know sockets or messages."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vfuserver._core import Table
 from vfuserver.vfio.io_event import IoEvent
@@ -36,6 +36,7 @@ class Region:
     [fd_offset, fd_offset + size) are the region; clients may map `areas` of it (empty with an fd: the whole region).
     Areas may have files of their own instead. The backend keeps ownership of all. `io_events`: writes that may come by
     eventfd instead of by message. `capabilities`: (id, what follows the header) of further ones that its info lists.
+    `waits`: names of registers whose hooks answer later, for an engine that cannot wait.
     """
 
     size: int = 0
@@ -47,6 +48,30 @@ class Region:
     areas: tuple[MmapArea, ...] = field(default=())
     io_events: tuple[IoEvent, ...] = field(default=())
     capabilities: tuple[tuple[int, bytes], ...] = field(default=())
+    waits: tuple[str, ...] = field(default=())
+
+    @property
+    def mappable(self) -> tuple[MmapArea, ...]:
+        """The areas that lie in a file, each with that file."""
+        areas = [self._placed(area) for area in self.areas or (MmapArea(0, self.size),)]
+        return tuple(area for area in areas if area.fd >= 0)
+
+    def reached_by_one(self) -> tuple[int, int, tuple[MmapArea, ...]]:
+        """The mappable areas, as many bytes as possible, that one descriptor and one base offset reach; these come
+        first. (-1, 0, ()): none."""
+        groups: dict[tuple[int, int], list[MmapArea]] = {}
+        for area in self.mappable:
+            base = area.fd_offset - area.offset
+            if base >= 0:
+                groups.setdefault((area.fd, base), []).append(area)
+        if not groups:
+            return -1, 0, ()
+        (fd, base), most = max(groups.items(), key=lambda group: sum(area.size for area in group[1]))
+        return fd, base, tuple(most)
+
+    def _placed(self, area: MmapArea) -> MmapArea:
+        """An area with its file; one without a file of its own lies in the region's."""
+        return area if area.fd >= 0 else replace(area, fd=self.fd, fd_offset=self.fd_offset + area.offset)
 
 
 ABSENT = Region()

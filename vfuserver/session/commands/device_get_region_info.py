@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from vfuserver.errors import CommandError
@@ -14,7 +13,6 @@ from vfuserver.vfio import (
     REGION_INFO_CAP_SPARSE_MMAP,
     REGION_INFO_CAP_SPARSE_MMAP_FDS,
     REGION_INFO_CAP_SPARSE_MMAP_FDS_DRAFT,
-    MmapArea,
     Region,
     RegionFlags,
 )
@@ -92,11 +90,10 @@ def _flags(region: Region, mappable: _Mappable, listed: bytes) -> int:
 
 def _mappable(connection: Connection, region: Region) -> _Mappable:
     room = connection.most_fds
-    areas = [_placed(area, region) for area in region.areas or (MmapArea(0, region.size),)]
-    areas = [area for area in areas if area.fd >= 0]
+    areas = region.mappable
     if not areas or not room:
         return NOTHING
-    single = _reached_by_one(areas)
+    fd, base, single = region.reached_by_one()
     cap_id = _fds_id(connection)
     fds = list(dict.fromkeys(area.fd for area in areas))
     if len(single) < len(areas) and cap_id and len(fds) <= room:
@@ -104,22 +101,7 @@ def _mappable(connection: Connection, region: Region) -> _Mappable:
     if not single:
         return NOTHING
     listed = [(REGION_INFO_CAP_SPARSE_MMAP, sparse_mmap(single))] if region.areas else []
-    return _Mappable([single[0].fd], single[0].fd_offset - single[0].offset, listed)
-
-
-def _placed(area: MmapArea, region: Region) -> MmapArea:
-    """An area with its file; one without a file of its own lies in the region's."""
-    return area if area.fd >= 0 else replace(area, fd=region.fd, fd_offset=region.fd_offset + area.offset)
-
-
-def _reached_by_one(areas: Sequence[MmapArea]) -> list[MmapArea]:
-    """The areas, as many bytes as possible, that one descriptor and one base offset reach."""
-    groups: dict[tuple[int, int], list[MmapArea]] = {}
-    for area in areas:
-        base = area.fd_offset - area.offset
-        if base >= 0:
-            groups.setdefault((area.fd, base), []).append(area)
-    return max(groups.values(), key=lambda group: sum(area.size for area in group), default=[])
+    return _Mappable([fd], base, listed)
 
 
 def _fds_id(connection: Connection) -> int:
