@@ -29,7 +29,7 @@ from typing import Any, Final, Self
 
 from vfuserver.control.channel import Channel
 from vfuserver.engine import Server
-from vfuserver.engine.served import Served
+from vfuserver.engine.serving import Serving
 from vfuserver.errors import CommandError, UsageError, VfuserverError
 from vfuserver.plain import Descriptor
 
@@ -78,7 +78,7 @@ class Kept:
         self._safekeeping.tell({"device": self._number, "kept": carried})
 
 
-def _must_be_portable(served: Served) -> None:
+def _must_be_portable(served: Serving) -> None:
     try:
         served.kept()
     except CommandError as error:

@@ -10,7 +10,7 @@ log = logging.getLogger("vfuserver.engine")
 
 PAUSE = 0.5
 """Seconds without accepting after the process ran out of descriptors or memory."""
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Accepting:
@@ -51,7 +51,7 @@ class Accepting:
     def _cannot_accept(self, error: OSError) -> None:
         """Out of descriptors: the listener stays readable, so the loop would spin; it looks again a little later."""
         log.error("%s: cannot accept a client: %s", self._who, error.strerror)
-        if error.errno in _EXHAUSTED:
+        if error.errno in EXHAUSTED:
             fd = self._socket.fileno()
             self._loop.remove_reader(fd)
             self._retry = self._loop.call_later(PAUSE, self._loop.add_reader, fd, self._accept)

@@ -35,7 +35,7 @@ class _Watch:
         self._loop.remove_reader(self._fd)
 
 
-def _peer_pid(sock: socket.socket) -> int | None:
+def peer_pid(sock: socket.socket) -> int | None:
     """The process that connected; None if it is in another pid namespace."""
     pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return pid or None
@@ -76,7 +76,7 @@ class UnixConnection:
             on_output=self._send,
             watch=partial(_Watch, loop),
             open_lane=self._open_twin,
-            peer_pid=_peer_pid(sock),
+            peer_pid=peer_pid(sock),
             keeper=keeper,
         )
         self._last_id: int | None = None  # of our own messages, if a process that was killed had sent any

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from vfuserver.engine.listen import Listener
 from vfuserver.engine.served import Served
+from vfuserver.engine.serving import Serve, Serving
 from vfuserver.session import Keeper, SessionOptions
 from vfuserver.vfio import Backend
 
@@ -62,7 +63,7 @@ class Server:
         """Whether another process is about to take over, and whether everything stands still for that."""
         self.left = False
         """True once another process has taken over."""
-        self._served: list[Served] = []
+        self._served: list[Serving] = []
         self._devices: list[Backend] = []
         self._stop = asyncio.Event()
 
@@ -74,20 +75,22 @@ class Server:
             self._served.pop().close()
             self._devices.pop()
 
-    def add(self, backend: Backend, listener: Listener, options: SessionOptions | None = None) -> None:
-        """Serves `backend` on `listener` from now on; the server owns both and closes them."""
-        self._made(backend, listener, options).begin()
+    def add(
+        self, backend: Backend, listener: Listener, options: SessionOptions | None = None, serve: Serve = Served
+    ) -> None:
+        """Serves `backend` on `listener` from now on; the server owns both and closes them. `serve`: an engine's."""
+        self._made(backend, listener, options, serve).begin()
 
     def adopt(
         self, backend: Backend, listener: Listener, carried: Mapping[str, Any], options: SessionOptions | None = None
     ) -> None:
         """Takes over what another process's Served has carried, paused, for `backend`, which was just made; resume()
         lets it go on. The server owns both, also where it fails: CommandError, OSError, PeerError."""
-        self._made(backend, listener, options).adopt(carried)
+        self._made(backend, listener, options, Served).adopt(carried)
 
-    def _made(self, backend: Backend, listener: Listener, options: SessionOptions | None) -> Served:
+    def _made(self, backend: Backend, listener: Listener, options: SessionOptions | None, serve: Serve) -> Serving:
         keeper = None if self.safe is None else self.safe.keeper(len(self._served))
-        served = Served(backend, listener, options or self._options, asyncio.get_running_loop(), keeper)
+        served = serve(backend, listener, options or self._options, asyncio.get_running_loop(), keeper)
         backend.beside = self._devices
         self._devices.append(backend)
         self._served.append(served)
@@ -133,7 +136,7 @@ class Server:
             self._devices.pop()
 
     @property
-    def served(self) -> tuple[Served, ...]:
+    def served(self) -> tuple[Serving, ...]:
         """Every device, in the order in which they were added."""
         return tuple(self._served)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import vfuserver
 from vfuserver.control.command import ControlCommand
 from vfuserver.engine import Server
-from vfuserver.engine.served import Served
+from vfuserver.engine.serving import Serving
 from vfuserver.iommu import CONTEXT
 
 log = logging.getLogger("vfuserver.control")
@@ -33,7 +33,7 @@ class Inspect(ControlCommand, name="inspect"):
         }
 
 
-def _device(served: Served) -> dict[str, Any]:
+def _device(served: Serving) -> dict[str, Any]:
     """A model may be wrong about itself: that is part of the result."""
     try:
         return served.dump()
