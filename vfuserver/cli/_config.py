@@ -72,7 +72,12 @@ SESSION: Final[Mapping[str, Check]] = {
     "poll_us": _number,
     "quirks": _typed(dict, "a table"),
 }
-EVERY_DEVICE: Final[Mapping[str, Check]] = {"socket_mode": file_mode, "suggest": _flag, **SESSION}
+EVERY_DEVICE: Final[Mapping[str, Check]] = {
+    "engine": _one_of("vfuserver", "libvfio-user"),
+    "socket_mode": file_mode,
+    "suggest": _flag,
+    **SESSION,
+}
 ONE_DEVICE: Final[Mapping[str, Check]] = {
     "device": _text,
     "socket": _one_or_more(_text),

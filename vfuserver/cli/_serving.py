@@ -27,7 +27,7 @@ class Wanted:
     """One device or card to serve: on `sockets` (made here) or on the inherited descriptors `fds`, one a function.
 
     `name` is what the log calls it (default: the device's own name), `rom` a file for its expansion ROM, `session` the
-    SessionOptions that were given.
+    SessionOptions that were given, `engine` what serves it.
     """
 
     device: str
@@ -38,6 +38,7 @@ class Wanted:
     rom: Path | None = None
     socket_mode: int = 0o600
     suggest: bool = False
+    engine: str = "vfuserver"
     session: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,6 +81,9 @@ def add(server: Server, wanted: Wanted) -> list[str]:
     The words after `ready` on stdout, one line a function. UsageError as make(), or it cannot listen there; then
     nothing is left behind.
     """
+    from vfuserver.engine import find_engine
+
+    engine = find_engine(wanted.engine)
     with ExitStack() as unserved:
         made = make(wanted)
         for function, _ in made:
@@ -88,9 +92,11 @@ def add(server: Server, wanted: Wanted) -> list[str]:
         for listener, address in _listeners(wanted):
             unserved.callback(listener.close)
             places.append((listener, address))
+        for (function, options), (listener, _) in zip(made, places, strict=True):
+            engine.check(function, options, listener)
+        for (function, options), (listener, _) in zip(made, places, strict=True):
+            server.add(function, listener, options, engine.serve)
         unserved.pop_all()
-    for (function, options), (listener, _) in zip(made, places, strict=True):
-        server.add(function, listener, options)
     return [f"{function.name} {address}" for (function, _), (_, address) in zip(made, places, strict=True)]
 
 

@@ -34,9 +34,12 @@ async def succeed(server: Server, wanted: Sequence[Wanted], predecessor: Predece
     told why and goes on.
     """
     from vfuserver.control.safekeeping import NAME, Safekeeping
+    from vfuserver.engine import require_portable
 
     with ExitStack() as unserved:
         try:
+            for wish in wanted:
+                require_portable(wish.engine, f"{wish.name or wish.device} cannot be taken over")
             made = [one for wish in wanted for one in make(wish)]
             for device, _ in made:
                 unserved.callback(device.close)

@@ -93,7 +93,7 @@ def _connection(one: Mapping[str, Any]) -> Iterator[str]:
     yield from _facts(
         {
             "says": " ".join(f"{key}={_plain(value)}" for key, value in one["client"].items()),
-            "messages": f"up to {size(transfer['receive'])} in, {size(transfer['send'])} out",
+            "messages": transfer and f"up to {size(transfer['receive'])} in, {size(transfer['send'])} out",
             "twin socket": "yes" if one["twin_socket"] else "",
             "received": f"{one['received']} messages",
             "polling": _polling(one.get("polling")),

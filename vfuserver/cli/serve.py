@@ -48,6 +48,12 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 @click.option("--rom", type=PATH, metavar="FILE", help="What is in the device's expansion ROM.")
 @click.option("--socket-mode", type=FileMode(), show_default="0600", help="Permissions of the socket, in octal.")
 @click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), show_default="uvloop", help="The event loop.")
+@click.option(
+    "--engine",
+    type=click.Choice(["vfuserver", "libvfio-user"]),
+    show_default="vfuserver",
+    help="What serves it: our own, or libvfio-user where that library is installed.",
+)
 @click.option("--log-level", type=click.Choice(LEVELS), show_default="info", help="What goes to stderr.")
 @click.option("--suggest", is_flag=True, default=None, help="Log the guest's accesses to undeclared registers.")
 @click.option(
@@ -155,7 +161,7 @@ def command(
     level = process.get("log_level", "info")
     state.debug |= level == "debug"
     log_to_stderr(level)
-    _check_life(reload, supervise, checkpoint)
+    _check_life(reload, supervise, checkpoint, wanted)
     every = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
     life = Life(take_over, supervised, every, reload, began)
     if supervise and life.first:
@@ -188,7 +194,7 @@ class Life:
         return self.take_over is None and self.supervised is None
 
 
-def _check_life(reload: bool, supervise: bool, checkpoint: float | None) -> None:
+def _check_life(reload: bool, supervise: bool, checkpoint: float | None, wanted: Sequence[Any]) -> None:
     """UsageError unless these options can be meant together."""
     if reload:
         from vfuserver.cli._reloading import require_watcher
@@ -198,6 +204,11 @@ def _check_life(reload: bool, supervise: bool, checkpoint: float | None) -> None
         raise UsageError("--checkpoint needs --supervise: without a supervisor nobody keeps anything")
     if checkpoint is not None and checkpoint <= 0:
         raise UsageError(f"--checkpoint must be a time in seconds, not {checkpoint:g}")
+    if supervise:
+        from vfuserver.engine import require_portable
+
+        for one in wanted:
+            require_portable(one.engine, f"{one.name or one.device} cannot be served with --supervise")
 
 
 def _exit_code(status: int) -> int:
