@@ -1,5 +1,6 @@
 """A guest with our devices: servers and machine in one loop, one boot for many tests."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,13 +9,16 @@ from pathlib import Path
 
 from vfuserver.device.loader import load
 from vfuserver.device.pci_device import PciDevice
-from vfuserver.engine import Server, listen
+from vfuserver.engine import Server, find_engine, listen
 from vfuserver.guest import Machine, Plug
 
 IDIO, EDU, TESTDEV, PVPANIC = "gpio-idio-16", "edu", "testdev", "pvpanic"
 AF_CARD, TARGET = "af-card", "target"
 OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py"), TARGET: Path(__file__).with_name("target.py")}
 """Models that are no devices of the project, by file."""
+
+ENGINE = os.environ.get("VFUSERVER_TEST_ENGINE", "vfuserver")
+"""What serves them."""
 
 Options = Mapping[str, str]
 
@@ -99,13 +103,14 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     """Serves `devices` (name -> options), boots the stock guest of `topology` on them, and takes both down again."""
     with tempfile.TemporaryDirectory(prefix="vfu-") as folder:
+        engine = find_engine(ENGINE)
         async with Server() as server:
             made = {
                 name: load(str(OWN_MODELS.get(name, name)))(name=name, **options) for name, options in devices.items()
             }
             plugs = {}
             for name, device in made.items():
-                server.add(device, listen(Path(folder) / name))
+                server.add(device, listen(Path(folder) / name), None, engine.serve)
                 plugs[name] = Plug(name, Path(folder) / name)
             plugged = list(plugs.values())
             async with Machine(topology, plugged, modules, spare_modules=spare, pciutils=pciutils) as guest:
