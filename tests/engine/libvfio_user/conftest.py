@@ -32,13 +32,13 @@ class Bench:
     """A server on this engine, and clients of what it serves."""
 
     def __init__(self, server: Server, folder: Path, stack: AsyncExitStack) -> None:
-        self.server, self._folder, self._stack = server, folder, stack
+        self.server, self.folder, self._stack = server, folder, stack
         self._count = 0
 
     def add(self, device: Backend | str, options: SessionOptions | None = None) -> Path:
         """Serves a device; its socket's path."""
         self._count += 1
-        path = self._folder / f"{self._count}.sock"
+        path = self.folder / f"{self._count}.sock"
         backend = load(device)() if isinstance(device, str) else device
         listener, chosen = listen(path), options or SessionOptions()
         engine = find_engine("libvfio-user")
