@@ -53,6 +53,8 @@ MEMORY: Final[int]  # = 16: plain memory of width * count bytes, copied whole, a
 READ_HOOK: Final[int]  # = 32: Table's hooks[i][0] answers reads
 WRITE_HOOK: Final[int]  # = 64: Table's hooks[i][1] sees writes
 READ_ONLY: Final[int]  # = 128: (with MEMORY) writes are dropped
+LATEST: Final[int]  # = 256: (with WRITE_HOOK) writes that came together are one call, with the last value
+ALL: Final[int]  # = 512: (with WRITE_HOOK) likewise, with a list of all values
 
 class Layout:
     """An immutable register map, made once per device class and shared by its instances.

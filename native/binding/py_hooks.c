@@ -45,7 +45,32 @@ static int hook_result(TableObject *self, size_t row, uint32_t element, PyObject
     return VFU_DONE;
 }
 
-static PyObject *call_hook(PyObject *hook, bool array, uint32_t element, const uint64_t *value)
+/* What a write hook is told: the value, or all that were written one after the other. */
+static PyObject *written(const vfu_row *r, const vfu_cursor *c, uint64_t value)
+{
+    PyObject *list, *number = PyLong_FromUnsignedLongLong(value);
+
+    if (!(r->flags & VFU_ROW_ALL) || !number)
+        return number;
+    list = PyList_New((Py_ssize_t)c->joined + 1);
+    if (!list) {
+        Py_DECREF(number);
+        return NULL;
+    }
+    PyList_SET_ITEM(list, c->joined, number);
+    for (uint32_t i = 0; i < c->joined; i++) {
+        number = PyLong_FromUnsignedLongLong(vfu_load(c->earlier + (size_t)i * c->stride, r->width));
+        if (!number) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        PyList_SET_ITEM(list, i, number);
+    }
+    return list;
+}
+
+/* Steals `value`, which is NULL for a read. */
+static PyObject *call_hook(PyObject *hook, bool array, uint32_t element, PyObject *value)
 {
     PyObject *arguments[3] = {NULL}, *result = NULL;
     size_t count = 0;
@@ -53,7 +78,7 @@ static PyObject *call_hook(PyObject *hook, bool array, uint32_t element, const u
     if (array)
         arguments[++count] = PyLong_FromUnsignedLong(element);
     if (value)
-        arguments[++count] = PyLong_FromUnsignedLongLong(*value);
+        arguments[++count] = value;
     if (!PyErr_Occurred())
         result = PyObject_Vectorcall(hook, arguments + 1, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     for (size_t i = 1; i <= count; i++)
@@ -72,27 +97,31 @@ static int read_hook(void *owner, size_t row, uint32_t element, uint64_t *value)
     return hook_result(self, row, element, call_hook(self->hooks[row].read, array, element, NULL), value);
 }
 
-static int write_hook(void *owner, size_t row, uint32_t element, uint64_t *value)
+static int write_hook(void *owner, const vfu_cursor *c, uint64_t *value)
 {
     TableObject *self = owner;
-    bool array = self->table.layout->row[row].count > 1;
+    const vfu_row *r = &self->table.layout->row[c->row];
+    PyObject *told, *result = NULL;
 
     need_gil();
-    if (!self->hooks[row].write)
+    if (!self->hooks[c->row].write)
         return VFU_STORED;
-    return hook_result(self, row, element, call_hook(self->hooks[row].write, array, element, value), value);
+    told = written(r, c, *value);
+    if (told)
+        result = call_hook(self->hooks[c->row].write, r->count > 1, c->element, told);
+    return hook_result(self, c->row, c->element, result, value);
 }
 
 static void undeclared_hook(void *owner, uint64_t offset, uint32_t width, bool write, uint64_t value)
 {
     TableObject *self = owner;
-    PyObject *result, *written;
+    PyObject *result, *what;
 
     if (!self->on_undeclared)
         return;
     need_gil();
-    written = write ? PyLong_FromUnsignedLongLong(value) : Py_NewRef(Py_None);
-    result = written ? PyObject_CallFunction(self->on_undeclared, "KIN", offset, width, written) : NULL;
+    what = write ? PyLong_FromUnsignedLongLong(value) : Py_NewRef(Py_None);
+    result = what ? PyObject_CallFunction(self->on_undeclared, "KIN", offset, width, what) : NULL;
     if (!result)
         PyErr_WriteUnraisable(self->on_undeclared);
     Py_XDECREF(result);

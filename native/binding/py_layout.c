@@ -34,6 +34,12 @@ static int parse_row(PyObject *item, Py_ssize_t index, vfu_row *row, PyObject **
         PyErr_Format(DeclarationError, "row %zd: only one register of 8 bytes can be split", index);
         return -1;
     }
+    if (flags & (VFU_ROW_LATEST | VFU_ROW_ALL) &&
+        (!(flags & VFU_ROW_WRITE_HOOK) || flags & (VFU_ROW_SPLIT_HIGH | VFU_ROW_SPLIT_LOW | VFU_ROW_COUNT) || w1c || w1s)) {
+        PyErr_Format(DeclarationError, "row %zd: writes are joined for a hook, of a register that stores what is written",
+                     index);
+        return -1;
+    }
     *row = (vfu_row){.offset = offset, .end = offset + (uint64_t)width * count, .width = width, .count = count,
                      .readable = readable, .read_clear = read_clear, .store = store, .write_1_clear = w1c,
                      .write_1_set = w1s, .flags = flags, .external = external};
@@ -76,6 +82,7 @@ static int add_row(vfu_layout *layout, PyObject *item, Py_ssize_t index)
     memcpy(grown + row->slot, PyBytes_AS_STRING(image), bytes);
     layout->bank_size = row->slot + bytes;
     layout->strict |= !!(row->flags & VFU_ROW_STRICT);
+    layout->joins |= !!(row->flags & (VFU_ROW_LATEST | VFU_ROW_ALL));
     layout->rows++;
     return 0;
 }

@@ -91,12 +91,70 @@ static void hold_access(vfu_stream *s, const vfu_header *header, const vfu_regio
     vfu_stream_hold(s, VFU_HELD_ACCESS, header);
 }
 
+/* -- writes that are served together: only neighbours, so nothing waits and nothing is reordered ------------------- */
+
+static bool may_join(const vfu_stream *s, uint32_t region, const vfu_cursor *c)
+{
+    return c->write && region < s->regions && s->region[region].table && vfu_table_joins(s->region[region].table, c);
+}
+
+static void join(vfu_cursor *c, uint8_t *data)
+{
+    if (!c->joined)
+        c->earlier = c->data;
+    c->stride = (uint32_t)(data - c->data);
+    c->joined++;
+    c->data = data;
+}
+
+/* The message behind this one, to *header, if it is the same posted write but for its data, or is it and wants a reply. */
+static bool same_follows(const vfu_stream *s, vfu_header *header, const uint8_t *payload)
+{
+    const uint8_t *at = s->rx.data + s->rx.head;
+    vfu_header next;
+
+    if (header->flags != VFU_NO_REPLY || vfu_buffer_length(&s->rx) < header->size || vfu_fds_length(&s->rx_fds))
+        return false;
+    memcpy(&next, at, sizeof(next));
+    if (next.command != header->command || next.size != header->size || next.flags & ~(uint32_t)VFU_NO_REPLY ||
+        memcmp(at + sizeof(next), payload, sizeof(vfu_region_access)) != 0)
+        return false;
+    *header = next;
+    return true;
+}
+
+/* Takes these in, too; *header becomes the last one's, which is answered for all. Not with a ledger: what is in hand when
+ * the process is killed is lost, and that is one command. */
+static void join_messages(vfu_stream *s, vfu_header *header, const uint8_t *payload, vfu_cursor *c)
+{
+    while (!s->ledger && same_follows(s, header, payload)) {
+        join(c, c->data + header->size);
+        s->rx.head += header->size;
+        s->received++;
+    }
+}
+
+static void serve_access(vfu_stream *s, vfu_header header, const uint8_t *payload, const vfu_region_access *access,
+                         uint8_t *data)
+{
+    vfu_cursor cursor = {.offset = access->offset, .count = access->count, .data = data,
+                         .write = header.command == VFU_REGION_WRITE};
+    int answer;
+
+    if (may_join(s, access->region, &cursor))
+        join_messages(s, &header, payload, &cursor);
+    answer = serve(s, access->region, &cursor);
+    if (answer == VFU_LATER)
+        hold_access(s, &header, access, &cursor);
+    else
+        access_answer(s, &header, access, data, answer);
+}
+
 void vfu_region_access_command(vfu_stream *s, const vfu_header *header, const uint8_t *payload, size_t length)
 {
     bool write = header->command == VFU_REGION_WRITE;
     uint8_t small[ON_STACK] = {0}, *data = small;
     vfu_region_access access;
-    int answer;
 
     if (length < sizeof(access)) {
         vfu_stream_error(s, header, EINVAL);
@@ -113,12 +171,7 @@ void vfu_region_access_command(vfu_stream *s, const vfu_header *header, const ui
         vfu_stream_error(s, header, ENOMEM);
         return;
     }
-    vfu_cursor cursor = {.offset = access.offset, .count = access.count, .data = data, .write = write};
-    answer = serve(s, access.region, &cursor);
-    if (answer == VFU_LATER)
-        hold_access(s, header, &access, &cursor);
-    else
-        access_answer(s, header, &access, data, answer);
+    serve_access(s, *header, payload, &access, data);
     if (!write && data != small)
         free(data);
 }
@@ -148,6 +201,19 @@ static void multi_answer(vfu_stream *s, const vfu_header *header, uint64_t count
         vfu_stream_reply(s, header, (const uint8_t *)&done, sizeof(done));
 }
 
+/* Takes in the entries behind this one that are the same write but for their data: `held.entry` is the last of them. */
+static void join_entries(vfu_held *h, const uint8_t *entries)
+{
+    const size_t place = offsetof(vfu_write_multi_entry, data);
+
+    for (; h->entry + 1 < h->entries; h->entry++) {
+        const uint8_t *at = entries + h->entry * sizeof(vfu_write_multi_entry);
+        if (memcmp(at, at + sizeof(vfu_write_multi_entry), place) != 0)
+            return;
+        join(&h->cursor, h->cursor.data + sizeof(vfu_write_multi_entry));
+    }
+}
+
 /* Goes on from `held.entry`; the entries lie at `entries`. VFU_LATER: held.cursor waits. */
 static int multi_run(vfu_stream *s, uint8_t *entries)
 {
@@ -159,6 +225,8 @@ static int multi_run(vfu_stream *s, uint8_t *entries)
         memcpy(&e, at, sizeof(e));
         h->cursor = (vfu_cursor){.offset = e.offset, .count = e.count, .write = true,
                                  .data = at + offsetof(vfu_write_multi_entry, data)};
+        if (may_join(s, e.region, &h->cursor))
+            join_entries(h, entries);
         int answer = serve(s, e.region, &h->cursor);
         if (answer == VFU_LATER)
             return VFU_LATER;

@@ -200,7 +200,8 @@ static int register_write(vfu_table *t, vfu_cursor *c)
         uint64_t lanes = vfu_width_mask(c->width) << c->shift;
         uint64_t keep = vfu_load(vfu_table_bytes(t, c->row, c->element), r->width) & ~(r->write_1_clear | r->write_1_set);
         value = (keep & ~lanes) | (c->incoming & lanes);
-        answer = t->hooks->write(t->owner, c->row, c->element, &value);
+        answer = t->hooks->write(t->owner, c, &value);
+        c->joined = 0;
         if (answer < 0 || answer == VFU_LATER)
             return answer;
     }
@@ -226,6 +227,15 @@ static int one_piece(vfu_table *t, vfu_cursor *c)
         return register_write(t, c);
     vfu_gate_refuse(t->gate);
     return VFU_DONE;
+}
+
+bool vfu_table_joins(const vfu_table *t, const vfu_cursor *c)
+{
+    size_t row = t->layout->joins ? vfu_layout_find(t->layout, c->offset) : SIZE_MAX;
+    const vfu_row *r = row == SIZE_MAX ? NULL : &t->layout->row[row];
+
+    return r && r->flags & (VFU_ROW_LATEST | VFU_ROW_ALL) && c->count == r->width &&
+           (c->offset - r->offset) % r->width == 0 && vfu_gate_open(t->gate, t->needs | VFU_GATE_RUNNING);
 }
 
 int vfu_table_access(vfu_table *t, vfu_cursor *c)

@@ -22,6 +22,8 @@ enum {
     VFU_ROW_READ_HOOK = 1u << 5,
     VFU_ROW_WRITE_HOOK = 1u << 6,
     VFU_ROW_READ_ONLY = 1u << 7,
+    VFU_ROW_LATEST = 1u << 8, /* the hook is called once for writes that came together, with the last value */
+    VFU_ROW_ALL = 1u << 9,    /* ... with all of them */
 };
 
 typedef struct {
@@ -36,6 +38,7 @@ typedef struct {
     uint64_t size;
     size_t rows, bank_size;
     bool strict; /* some row is STRICT */
+    bool joins;  /* some row is LATEST or ALL */
     vfu_row *row;   /* sorted by offset */
     uint8_t *reset; /* the bank's image at power-on */
 } vfu_layout;
@@ -47,9 +50,11 @@ enum {
     VFU_LATER = 2,  /* the answer comes by vfu_table_resume */
 };
 
+typedef struct vfu_cursor vfu_cursor;
+
 typedef struct {
     int (*read)(void *owner, size_t row, uint32_t element, uint64_t *value);
-    int (*write)(void *owner, size_t row, uint32_t element, uint64_t *value);
+    int (*write)(void *owner, const vfu_cursor *cursor, uint64_t *value);
     void (*undeclared)(void *owner, uint64_t offset, uint32_t width, bool write, uint64_t value);
 } vfu_hooks;
 
@@ -67,7 +72,7 @@ typedef struct {
 } vfu_table;
 
 /* An access in progress: `done` of `count` bytes are through; it can wait for a hook and go on. */
-typedef struct {
+struct vfu_cursor {
     uint64_t offset;
     uint32_t count, done;
     uint8_t *data;
@@ -79,12 +84,19 @@ typedef struct {
     uint32_t step;         /* how many bytes of the access it takes */
     uint32_t width, shift; /* which bytes of the register: `width` of them, from bit `shift` */
     uint64_t incoming;     /* what is written, in place */
-} vfu_cursor;
+    /* writes of the same bytes that came just before this one, and are served with it, until the hook has seen them */
+    const uint8_t *earlier; /* the first one's data; the next ones' lie `stride` bytes apart */
+    uint32_t joined, stride;
+};
 
 size_t vfu_layout_find(const vfu_layout *layout, uint64_t offset); /* the row that covers it, or SIZE_MAX */
 
 int vfu_table_init(vfu_table *table, const vfu_layout *layout); /* 0 or -ENOMEM */
 void vfu_table_free(vfu_table *table);
+
+/* True if writes that follow this one directly, of the same bytes, may be served with it: it is of a whole register that is
+ * LATEST or ALL, and has an effect. */
+bool vfu_table_joins(const vfu_table *table, const vfu_cursor *cursor);
 
 int vfu_table_access(vfu_table *table, vfu_cursor *cursor);
 /* The hook's answer has come: `value` unless `stored`. Returns as vfu_table_access. */

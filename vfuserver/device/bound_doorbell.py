@@ -33,10 +33,21 @@ Saved = tuple[int, int]
 
 
 class BoundDoorbell:
-    """A `vfio.IoEvent` that writes `size` bytes at `offset` of a table. `where` names the register in the log."""
+    """A `vfio.IoEvent` that writes `size` bytes at `offset` of a table. `latest`: several rings are one write. `where`
+    names the register in the log."""
 
     def __init__(
-        self, table: Table, offset: int, size: int, *, match: int | None, shadow: bool, io: bool, gate: Gate, where: str
+        self,
+        table: Table,
+        offset: int,
+        size: int,
+        *,
+        match: int | None,
+        shadow: bool,
+        io: bool,
+        latest: bool,
+        gate: Gate,
+        where: str,
     ) -> None:
         self.offset = offset
         self.size = size
@@ -47,6 +58,7 @@ class BoundDoorbell:
             self.flags |= IoEventFlags.DATAMATCH
         self._table: Table | None = table
         self._gate = gate
+        self._latest = latest
         self._where = where
         self._fd = -1
         self._memory: Backing | None = None
@@ -131,7 +143,7 @@ class BoundDoorbell:
         for _ in range(AT_ONCE):
             if not self._held or self._gate.word & _SERVING != Gate.RUNNING:
                 return
-            self._held -= 1
+            self._held = 0 if self._latest else self._held - 1
             self._write()
         self._poke()
 

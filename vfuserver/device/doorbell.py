@@ -16,7 +16,7 @@ from vfuserver._core import Gate
 from vfuserver.device.bar import Bar, BoundBar
 from vfuserver.device.bound_doorbell import BoundDoorbell, Saved
 from vfuserver.errors import DeclarationError
-from vfuserver.registers import Declared, MemoryWindow
+from vfuserver.registers import Declared, Joined, MemoryWindow
 
 
 class Doorbell:
@@ -58,6 +58,7 @@ class Doorbell:
                 match=self.match,
                 shadow=self.shadow,
                 io=bar.place.is_io,
+                latest=row.joined is Joined.LATEST,
                 gate=gate,
                 where=f"{device}: {bar.label}+{offset:#x} ({row.name})",
             )

@@ -1,6 +1,6 @@
 """What a register is: policies, declarations, maps compiled for the core. Re-exports only."""
 
-from vfuserver.registers.declared import Declared
+from vfuserver.registers.declared import Declared, Joined
 from vfuserver.registers.map import RegisterMap
 from vfuserver.registers.memory import MemoryWindow
 from vfuserver.registers.policy import (
@@ -32,6 +32,7 @@ __all__ = [
     "WO",
     "BoundArray",
     "Declared",
+    "Joined",
     "Masks",
     "MemoryWindow",
     "Policy",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = int | Coroutine[Any, Any, int | None] | None
 Hook: TypeAlias = Callable[..., Answer]
+
+
+class Joined(Enum):
+    """What a write hook is called with when several writes of its register came together; how `describe` calls it."""
+
+    NOT = "write"
+    LATEST = "latest write"
+    ALL = "writes"
 
 
 class Declared(ABC):
@@ -35,6 +44,7 @@ class Declared(ABC):
         self.index = -1
         self.read_hook: Hook | None = None
         self.write_hook: Hook | None = None
+        self.joined = Joined.NOT
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.named = True
@@ -80,7 +90,7 @@ class Declared(ABC):
             "policy": self.policy_text,
             "reset": self._described_reset(where),
             "doc": self.doc,
-            "hooks": [kind for kind, hook in (("read", self.read_hook), ("write", self.write_hook)) if hook],
+            "hooks": [kind for kind, hook in (("read", self.read_hook), (self.joined.value, self.write_hook)) if hook],
             "asynchronous": self.asynchronous,
         }
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
-from vfuserver._core import READ_HOOK, SPLIT_HIGH, SPLIT_LOW, STRICT, WRITE_HOOK, Table
+from vfuserver._core import ALL, COUNT, LATEST, READ_HOOK, SPLIT_HIGH, SPLIT_LOW, STRICT, WRITE_HOOK, Table
 from vfuserver.errors import DeclarationError
-from vfuserver.registers.declared import Answer, Declared, Hook
+from vfuserver.registers.declared import Answer, Declared, Hook, Joined
 from vfuserver.registers.policy import RO, Masks, Policy
 
 if TYPE_CHECKING:
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 Split: TypeAlias = Literal["lo-hi", "hi-lo"]
 _SPLIT_FLAGS: dict[str | None, int] = {None: 0, "lo-hi": SPLIT_HIGH, "hi-lo": SPLIT_LOW}
+_JOINED_FLAGS = {Joined.NOT: 0, Joined.LATEST: LATEST, Joined.ALL: ALL}
 
 Read = TypeVar("Read", bound=Callable[[Any], Answer])
 Write = TypeVar("Write", bound=Callable[[Any, int], Answer])
+WriteAll = TypeVar("WriteAll", bound=Callable[[Any, list[int]], Answer])
 ReadElement = TypeVar("ReadElement", bound=Callable[[Any, int], Answer])
 WriteElement = TypeVar("WriteElement", bound=Callable[[Any, int, int], Answer])
+WriteAllElement = TypeVar("WriteAllElement", bound=Callable[[Any, int, list[int]], Answer])
 
 
 class _Masked(Declared):
@@ -69,6 +72,7 @@ class _Masked(Declared):
             raise DeclarationError(f"{where}: a split register must be one of 8 bytes and not strict")
         self.reset_image(where)
         self._check_hooks(where)
+        self._check_joined(where)
 
     def reset_image(self, where: str) -> bytes:
         """The reset value, repeated for an array unless bytes were given for all of it."""
@@ -84,6 +88,7 @@ class _Masked(Declared):
         """Masks of the policy, flags of the declaration and of its hooks."""
         masks = self._masks(where)
         flags = masks.flags | _SPLIT_FLAGS[self.split] | (STRICT if self.strict else 0)
+        flags |= _JOINED_FLAGS[self.joined]
         flags |= (READ_HOOK if self.read_hook else 0) | (WRITE_HOOK if self.write_hook else 0)
         return (
             self.offset,
@@ -105,7 +110,8 @@ class _Masked(Declared):
             raise DeclarationError(f"{where}: {error}") from None
 
     def _check_hooks(self, where: str) -> None:
-        expected = {"on_read": ["self"], "on_write": ["self", "value"]}
+        value = "values" if self.joined is Joined.ALL else "value"
+        expected = {"on_read": ["self"], "on_write": ["self", value]}
         for kind, hook in (("on_read", self.read_hook), ("on_write", self.write_hook)):
             wanted = expected[kind][:1] + (["element"] if self.count > 1 else []) + expected[kind][1:]
             if hook is not None and hook.__code__.co_argcount != len(wanted):
@@ -113,6 +119,18 @@ class _Masked(Declared):
                     f"{where}: its {kind} hook must take ({', '.join(wanted)}), "
                     f"not {hook.__code__.co_argcount} parameters ({hook.__name__})"
                 )
+
+    def _check_joined(self, where: str) -> None:
+        masks = self._masks(where)
+        effects = masks.write_1_clear or masks.write_1_set or masks.flags & COUNT
+        if self.joined is not Joined.NOT and (self.split or effects):
+            raise DeclarationError(
+                f"{where}: only writes that are stored, or ignored, may come together: its hook must be an on_write"
+            )
+
+    def _hook_joined(self, joined: Joined, hook: Hook) -> None:
+        self._hook("write_hook", hook)
+        self.joined = joined
 
     def _hook(self, kind: str, hook: Hook) -> None:
         if getattr(self, kind) is not None:
@@ -149,6 +167,22 @@ class Register(_Masked):
         write-1-to-clear or -set). It returns the value to store, or None to store what was written through the
         policy. `async def` answers later."""
         self._hook("write_hook", hook)
+        return hook
+
+    def on_latest_write(self, hook: Write) -> Write:
+        """As on_write, but called once, with the last value, for posted writes that came together.
+
+        Those are writes of the whole register that wait one directly behind the other, each the size of the register:
+        messages that want no reply (the last of them may want one, and gets it after the call), or the entries of one
+        REGION_WRITE_MULTI. A write or a read of anything else ends them, so the hook sees nothing too early or too
+        late. What the hook returns, or None, is for the last value; the ones before leave no trace. Only on registers
+        that store what is written, or ignore it (RW, WO, RO), and not split: DeclarationError at class creation."""
+        self._hook_joined(Joined.LATEST, hook)
+        return hook
+
+    def on_writes(self, hook: WriteAll) -> WriteAll:
+        """As on_latest_write, but `hook(self, values)` gets a list of all the values in order, at least one."""
+        self._hook_joined(Joined.ALL, hook)
         return hook
 
 
@@ -199,4 +233,14 @@ class RegisterArray(_Masked):
     def on_write(self, hook: WriteElement) -> WriteElement:
         """As Register.on_write, with the element's number: `hook(self, element, value)`."""
         self._hook("write_hook", hook)
+        return hook
+
+    def on_latest_write(self, hook: WriteElement) -> WriteElement:
+        """As Register.on_latest_write, for writes of one element: `hook(self, element, value)`."""
+        self._hook_joined(Joined.LATEST, hook)
+        return hook
+
+    def on_writes(self, hook: WriteAllElement) -> WriteAllElement:
+        """As Register.on_writes, for writes of one element: `hook(self, element, values)`."""
+        self._hook_joined(Joined.ALL, hook)
         return hook

@@ -40,6 +40,33 @@ async def test_registers_of_edu_are_served_by_its_own_table(bench: Bench) -> Non
     assert refused.value.errno == errno.EINVAL
 
 
+class Bells(PciDevice):
+    """Asks for writes that came together, which this library never shows."""
+
+    identity = PciIdentity(vendor=0x1234, device=0x000C)
+    mmio = Bar(0, size=4 * KiB)
+    latest = mmio.rw(0x00)
+    rings = mmio.wo(0x04)
+    sum_of_rings = mmio.ro(0x08)
+
+    @latest.on_latest_write
+    def on_latest(self, value: int) -> int:
+        return value + 1
+
+    @rings.on_writes
+    def on_rings(self, values: list[int]) -> None:
+        self.sum_of_rings += len(values) * sum(values)
+
+
+async def test_hook_of_joined_writes_is_called_for_each_of_them(bench: Bench) -> None:
+    client = await bench.client(bench.add(Bells()))
+    for value in (3, 4):
+        await client.region_write(BAR0, 0, value.to_bytes(4, "little"), posted=True)
+        await client.region_write(BAR0, 4, value.to_bytes(4, "little"), posted=True)
+    assert await number(client, BAR0, 0) == 5
+    assert await number(client, BAR0, 8) == 7
+
+
 async def test_every_read_of_gpio_runs_its_hook(bench: Bench) -> None:
     client = await bench.client(bench.add("gpio-idio-16"))
     await put(client, 2, 0, 0x5A, 1)
