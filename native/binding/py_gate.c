@@ -41,6 +41,17 @@ static PyObject *gate_clear(GateObject *self, PyObject *object)
     Py_RETURN_NONE;
 }
 
+static PyObject *gate_shows(GateObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    uint32_t mask, bits;
+
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "shows takes a mask and bits");
+    if (bits_of(args[0], &mask) < 0 || bits_of(args[1], &bits) < 0)
+        return NULL;
+    return PyBool_FromLong((atomic_load(&self->gate.word) & mask) == bits);
+}
+
 static PyObject *get_word(GateObject *self, void *closure)
 {
     (void)closure;
@@ -78,6 +89,7 @@ static int set_refused(GateObject *self, PyObject *value, void *closure)
 static PyMethodDef methods[] = {
     {"set", (PyCFunction)gate_set, METH_O, "set(bits): these bits become 1."},
     {"clear", (PyCFunction)gate_clear, METH_O, "clear(bits): these bits become 0."},
+    {"shows", (PyCFunction)(void (*)(void))gate_shows, METH_FASTCALL, "shows(mask, bits): word & mask == bits."},
     {0},
 };
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ON_STACK = 64 };
+enum { ON_STACK = 4096 }; /* all of configuration space */
 
 void vfu_held_clear(vfu_held *held)
 {
@@ -153,7 +153,7 @@ static void serve_access(vfu_stream *s, vfu_header header, const uint8_t *payloa
 void vfu_region_access_command(vfu_stream *s, const vfu_header *header, const uint8_t *payload, size_t length)
 {
     bool write = header->command == VFU_REGION_WRITE;
-    uint8_t small[ON_STACK] = {0}, *data = small;
+    uint8_t small[ON_STACK], *data = small;
     vfu_region_access access;
 
     if (length < sizeof(access)) {
@@ -167,7 +167,9 @@ void vfu_region_access_command(vfu_stream *s, const vfu_header *header, const ui
     }
     if (write)
         data = (uint8_t *)payload + sizeof(access);
-    else if (access.count > ON_STACK && !(data = calloc(1, access.count))) {
+    else if (access.count <= ON_STACK)
+        memset(small, 0, access.count);
+    else if (!(data = calloc(1, access.count))) {
         vfu_stream_error(s, header, ENOMEM);
         return;
     }

@@ -141,7 +141,7 @@ class BoundDoorbell:
 
     def _deliver(self) -> None:
         for _ in range(AT_ONCE):
-            if not self._held or self._gate.word & _SERVING != Gate.RUNNING:
+            if not self._held or not self._gate.shows(_SERVING, Gate.RUNNING):
                 return
             self._held = 0 if self._latest else self._held - 1
             self._write()

@@ -245,7 +245,7 @@ class Dma:
     def _reach(self, pasid: int | None) -> Memory:
         """What a call may use now. Every call comes here, so what is mostly true is one question."""
         run, memory = CURRENT_RUN.get(), self._memory
-        if memory is None or self._gate.word & _LEAVING != _OPEN or (run is not None and run.client_lost):
+        if memory is None or not self._gate.shows(_LEAVING, _OPEN) or (run is not None and run.client_lost):
             raise self._refusal(run)
         return memory if pasid is None else self._space_of(pasid)
 

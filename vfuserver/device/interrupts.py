@@ -34,6 +34,7 @@ class Interrupts:
             self._add(PciIrq.MSIX, msix.vectors, gate, table)
         if msi is not None:
             self.vectors[PciIrq.MSI] = MessageVectors(PciIrq.MSI, msi.vectors, gate, msi.masked, msi.set_pending)
+        self._preferred = tuple(self.vectors.values())
         self._client: Client | None = None
         self._last = PciIrq.INTX
 
@@ -57,9 +58,9 @@ class Interrupts:
         """The index that a raised vector takes at this moment."""
         if self._client is None:
             return self._last
-        for index, vectors in self.vectors.items():
+        for vectors in self._preferred:
             if vectors.armed:
-                return index
+                return vectors.index
         return PciIrq.INTX
 
     def error(self) -> None:

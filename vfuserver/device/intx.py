@@ -57,7 +57,7 @@ class IntxLine:
 
     def signal(self) -> None:
         """Signals an asserted line, unless INTX_DISABLE (S2.16) or the migration state (S3.9) forbids it."""
-        allowed = self._gate.word & _ACTING == Gate.RUNNING and not self._config.intx_disabled
+        allowed = self._gate.shows(_ACTING, Gate.RUNNING) and not self._config.intx_disabled
         if self.asserted and allowed and self._client is not None:
             self._client.interrupts.trigger(PciIrq.INTX, 0)
 

@@ -66,7 +66,7 @@ class MessageVectors:
         self._client = client
 
     def _sent(self, vector: int) -> bool:
-        if self._client is None or self._gate.word & _ACTING != _ALLOWED or self._masked(vector):
+        if self._client is None or not self._gate.shows(_ACTING, _ALLOWED) or self._masked(vector):
             return False
         return self._client.interrupts.trigger(self.index, vector)
 

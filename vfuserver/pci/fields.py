@@ -14,11 +14,12 @@ What a write does to a bit, by the mask that holds it:
 It must not know capabilities, the header or configuration space.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from itertools import pairwise
+from struct import Struct
 from typing import Final, TypeAlias
 
 from vfuserver.errors import DeclarationError
@@ -37,6 +38,8 @@ BitNames: TypeAlias = type[IntEnum] | type[IntFlag]
 """A class whose members are masks within one register: PmControl.STATE = 0x0003."""
 
 _MASKS: Final = ("reset", "writable", "clear", "hooked", "sticky", "shown")
+_UNPACK: Final = {width: Struct(f"<{code}").unpack_from for width, code in zip((1, 2, 4, 8), "BHIQ", strict=True)}
+"""Reads a number where it lies; masks are asked for at every interrupt."""
 _DISJOINT: Final = (("writable", "clear"), ("writable", "hooked"), ("clear", "hooked"))
 
 
@@ -86,9 +89,13 @@ class Field:
         """The offset behind the last byte."""
         return self.offset + self.width
 
-    def load(self, image: Sequence[int]) -> int:
+    def load(self, image: bytes | bytearray | memoryview) -> int:
         """The field's value within the bytes of its block."""
-        return int.from_bytes(image[self.offset : self.end], "little")
+        unpack = _UNPACK.get(self.width)
+        if unpack is None:
+            return int.from_bytes(image[self.offset : self.end], "little")
+        value: int = unpack(image, self.offset)[0]
+        return value
 
     def dump(self, value: int) -> bytes:
         """The bytes of a value, as they lie in the block."""

@@ -56,6 +56,7 @@ class InterruptPort:
         self._ready = ready
         self._vectors: list[dict[int, _Vector]] = [{} for _ in irqs]
         self._armed = [False] * len(irqs)
+        self._automasked = [bool(irq.flags & IrqFlags.AUTOMASKED) for irq in irqs]
         self._resample = _Resample(watch, self._resampled) if watch else None
 
     # -- the device's side
@@ -73,7 +74,7 @@ class InterruptPort:
         if entry.masked or entry.trigger_fd < 0:
             return False
         signal(entry.trigger_fd)
-        if self._irqs[index].flags & IrqFlags.AUTOMASKED:
+        if self._automasked[index]:
             self._mask(entry)
         return True
 

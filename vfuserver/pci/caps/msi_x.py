@@ -39,6 +39,10 @@ class MsixControl(IntEnum):
     ENABLE = 0x8000
 
 
+_CONTROL_HIGH: Final = MSIX_CONTROL + 1
+_MASKALL_HIGH: Final = MsixControl.MASKALL >> 8
+
+
 class MsixLocation(IntEnum):
     """Table and PBA location, +4 and +8: the BAR, and the offset in it."""
 
@@ -113,7 +117,7 @@ class MsiX(Capability, id=MSIX_ID):
     @property
     def masked_all(self) -> bool:
         """True while MASKALL keeps every vector from being sent (S2.21)."""
-        return bool(self.get("control") & MsixControl.MASKALL)
+        return bool(self.place.values[_CONTROL_HIGH] & _MASKALL_HIGH)
 
     def check(self, bars: Sequence[BarLayout]) -> None:
         """Table and pending bits lie in memory BARs that have room for them."""
