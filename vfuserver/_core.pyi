@@ -417,10 +417,13 @@ class Pump:
 
         With `spin_us` it keeps polling, without the GIL, until that many microseconds have passed without a message.
         Returns READ | WRITE | EOF | BROKEN."""
-    def poll(self, limit_us: int, loop_fd: int) -> None:
+    def poll(self, limit_us: int, loop_fd: int, stays: bool = False) -> None:
         """From now on run() waits, without the GIL, for a next message as long as that pays, and ends `limit_us`
         microseconds (0: at once) after it was called, and as soon as `loop_fd`, the epoll descriptor of the loop that
-        watches the socket, has anything else: native/core/spin.h."""
+        watches the socket, has anything else: native/core/spin.h. With `stays` only stay() ever waits."""
+    def stay(self) -> int:
+        """Polls and serves without the GIL, which only hooks and commands take, as long as poll() allows, whether that
+        pays or not; returns as run()."""
     polling: Final[dict[str, Any]]
     """The limit and how long the next wait is (limit_us, window_us); how many waits there were, how many a message has
     ended (spins, hits), how many another descriptor (yields), and what all took, in seconds: CPU time, if nobody else

@@ -15,7 +15,7 @@ _Thread_local bool loop_wanted;
 typedef struct {
     PyObject_HEAD
     StreamObject *stream;
-    int fd, error;
+    int fd, error, stays; /* stays: only stay() waits */
     vfu_spin spin;
 } PumpObject;
 
@@ -120,15 +120,16 @@ static bool may_spin(const PumpObject *self, int flags)
 }
 
 /* One turn, which goes on while the next message comes soon. It is waited for without the GIL, and served with it. */
-static int turn(PumpObject *self)
+static int turn(PumpObject *self, uint64_t unused)
 {
     bool more;
     long got;
     int flags;
 
+    (void)unused;
     loop_wanted = false;
     flags = receive_once(self, &got);
-    if (got <= 0 || !self->spin.limit)
+    if (got <= 0 || !self->spin.limit || self->stays)
         return flags;
     vfu_spin_begin(&self->spin);
     while (may_spin(self, flags)) {
@@ -161,27 +162,60 @@ static int spin(PumpObject *self, uint64_t spin_ns)
     return flags;
 }
 
-static PyObject *pump_run(PumpObject *self, PyObject *args)
+/* One turn of a thread that has nothing else to do: it waits and serves without the GIL, which only hooks and commands
+ * take, until the limit is over or the loop is wanted. */
+static int stay(PumpObject *self, uint64_t unused)
+{
+    int flags = VFU_PUMP_READ;
+    bool more;
+    long got;
+
+    (void)unused;
+    loop_wanted = false;
+    vfu_spin_stay(&self->spin);
+    while (may_spin(self, flags)) {
+        if (!released)
+            released = PyEval_SaveThread();
+        got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);
+        if (got == -EAGAIN)
+            break;
+        flags = take_in(self, got, more);
+    }
+    need_gil();
+    vfu_spin_end(&self->spin);
+    return flags;
+}
+
+static PyObject *served(PumpObject *self, int (*move)(PumpObject *, uint64_t), uint64_t spin_ns)
 {
     StreamObject *outer = serving, *stream = self->stream;
-    unsigned int spin_us = 0;
     int flags;
 
-    if (!PyArg_ParseTuple(args, "|I:run", &spin_us))
-        return NULL;
     if (stream->closed || stream->stream.processing)
         return PyErr_Format(LocalError, "the stream is closed, or being served already");
     Py_INCREF(stream);
     serving = stream;
-    if (!vfu_stream_wants_read(&stream->stream))
-        flags = send_out(self);
-    else
-        flags = spin_us ? spin(self, (uint64_t)spin_us * 1000) : turn(self);
+    flags = vfu_stream_wants_read(&stream->stream) ? move(self, spin_ns) : send_out(self);
     serving = outer;
     if (stream->closed)
         vfu_stream_free(&stream->stream);
     Py_DECREF(stream);
     return PyLong_FromLong(flags);
+}
+
+static PyObject *pump_run(PumpObject *self, PyObject *args)
+{
+    unsigned int spin_us = 0;
+
+    if (!PyArg_ParseTuple(args, "|I:run", &spin_us))
+        return NULL;
+    return served(self, spin_us ? spin : turn, (uint64_t)spin_us * 1000);
+}
+
+static PyObject *pump_stay(PumpObject *self, PyObject *unused)
+{
+    (void)unused;
+    return served(self, stay, 0);
 }
 
 static PyObject *pump_flush(PumpObject *self, PyObject *unused)
@@ -209,7 +243,7 @@ static PyObject *pump_poll(PumpObject *self, PyObject *args)
     unsigned int limit_us;
     int loop;
 
-    if (!PyArg_ParseTuple(args, "Ii:poll", &limit_us, &loop))
+    if (!PyArg_ParseTuple(args, "Ii|p:poll", &limit_us, &loop, &self->stays))
         return NULL;
     self->spin = (vfu_spin){.limit = (uint64_t)limit_us * 1000, .loop = loop};
     Py_RETURN_NONE;
@@ -232,7 +266,8 @@ static PyObject *get_error(PumpObject *self, void *closure)
 
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)pump_run, METH_VARARGS, "run(spin_us=0): one recvmsg, the replies in one sendmsg."},
-    {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd): run() waits for what comes soon."},
+    {"stay", (PyCFunction)pump_stay, METH_NOARGS, "stay(): run() as long as poll() allows, without the GIL."},
+    {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd, stays=False): run(), or stay(), waits for what comes soon."},
     {"flush", (PyCFunction)pump_flush, METH_NOARGS, "Sends what is queued."},
     {0},
 };

@@ -42,6 +42,13 @@ void vfu_spin_begin(vfu_spin *p)
     p->missed = false;
 }
 
+void vfu_spin_stay(vfu_spin *p)
+{
+    p->deadline = now() + p->limit;
+    p->window = p->limit;
+    p->looked = 0;
+}
+
 static void give_up(vfu_spin *p, unsigned turns)
 {
     p->window = 0;

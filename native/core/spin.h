@@ -33,6 +33,8 @@ typedef struct {
 
 /* A turn has found a message, at once: what the next waits are, by when it came. */
 void vfu_spin_begin(vfu_spin *spin);
+/* A turn begins that waits for as long as it may, whatever came of that before: a thread that has nothing else to do. */
+void vfu_spin_stay(vfu_spin *spin);
 /* True while waiting may pay. */
 static inline bool vfu_spin_pays(const vfu_spin *spin) { return spin->window != 0; }
 /* As vfu_pump_receive. -EAGAIN: nothing came while that paid; the turn is to end. */

@@ -20,9 +20,9 @@ from vfuserver.errors import UsageError
 from vfuserver.session import SessionOptions
 
 
-def polling_of(server: Server) -> dict[str, Any]:
+async def polling_of(server: Server) -> dict[str, Any]:
     (served,) = server.served
-    found: dict[str, Any] = served.dump()["connection"]["polling"]
+    found: dict[str, Any] = (await served.dump())["connection"]["polling"]
     return found
 
 
@@ -43,8 +43,8 @@ async def test_connection_polls_as_its_options_say(folder: Path, options: dict[s
             await client.enable()
             for _ in range(100):
                 await client.region_read(0, 4, 4)
-            assert polling_of(server)["limit_us"] == limit
-            assert bool(polling_of(server)["spins"]) <= bool(limit)
+            assert (await polling_of(server))["limit_us"] == limit
+            assert bool((await polling_of(server))["spins"]) <= bool(limit)
 
 
 @pytest.mark.parametrize("wrong", [{"poll": "always"}, {"poll_us": 0}, {"poll_us": 1001}])
@@ -61,7 +61,7 @@ async def test_answer_on_the_same_loop_ends_the_wait(folder: Path) -> None:
             await client.enable()
             for _ in range(200):
                 await client.region_read(0, 4, 4)
-            found = polling_of(server)
+            found = await polling_of(server)
     assert found["yields"] == found["spins"]
     assert found["hits"] == 0
 

@@ -22,11 +22,17 @@ from vfuserver.control import ControlClient, beside
 PROGRAM = str(Path(sys.executable).parent / "vfuserver")
 ENGINE = ["--engine", os.environ["VFUSERVER_TEST_ENGINE"]] if "VFUSERVER_TEST_ENGINE" in os.environ else []
 """What serves in every test here, if the environment says so."""
+POLL = ["--poll", os.environ["VFUSERVER_TEST_POLL"]] if "VFUSERVER_TEST_POLL" in os.environ else []
+"""How it polls: `dedicated` serves every device by a thread of its own."""
 MODELS = Path(__file__).parent / "models.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is known to differ on the engine that serves is expected to; nothing is, on our own."""
+    if POLL[-1:] == ["dedicated"]:
+        for item in items:
+            if item.path.name == "test_supervised.py":
+                item.add_marker(pytest.mark.skip(reason="--poll dedicated cannot be supervised"))
     if ENGINE[-1:] != ["libvfio-user"]:
         return
     folder = Path(__file__).parent
@@ -44,7 +50,7 @@ class Server:
     def __init__(self, folder: Path, log: IO[bytes], arguments: list[str], paths: list[str]) -> None:
         self.paths, self.path, self._log = paths, paths[0], folder / "log"
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", *ENGINE, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+            [PROGRAM, "serve", *ENGINE, *POLL, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
         )
 
     def __enter__(self) -> Self:

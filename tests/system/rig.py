@@ -5,12 +5,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from vfuserver.device.loader import load
 from vfuserver.device.pci_device import PciDevice
-from vfuserver.engine import Server, find_engine, listen
+from vfuserver.engine import Server, find_engine, find_home, listen
 from vfuserver.guest import Machine, Plug
+from vfuserver.session import SessionOptions
 
 IDIO, EDU, TESTDEV, PVPANIC = "gpio-idio-16", "edu", "testdev", "pvpanic"
 AF_CARD, TARGET = "af-card", "target"
@@ -19,6 +21,8 @@ OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py"), TARGET: Path(__fi
 
 ENGINE = os.environ.get("VFUSERVER_TEST_ENGINE", "vfuserver")
 """What serves them."""
+OPTIONS = SessionOptions(poll=os.environ.get("VFUSERVER_TEST_POLL", "auto"))
+"""How they are polled: `dedicated` gives each a thread of its own."""
 
 Options = Mapping[str, str]
 
@@ -105,12 +109,11 @@ async def rig(
     with tempfile.TemporaryDirectory(prefix="vfu-") as folder:
         engine = find_engine(ENGINE)
         async with Server() as server:
-            made = {
-                name: load(str(OWN_MODELS.get(name, name)))(name=name, **options) for name, options in devices.items()
-            }
-            plugs = {}
-            for name, device in made.items():
-                server.add(device, listen(Path(folder) / name), None, engine.serve)
+            made, plugs = {}, {}
+            for name, options in devices.items():
+                home = find_home(engine, OPTIONS.poll, name)
+                made[name] = home.call_patiently(partial(load(str(OWN_MODELS.get(name, name))), name=name, **options))
+                server.add(made[name], listen(Path(folder) / name), OPTIONS, home.serve)
                 plugs[name] = Plug(name, Path(folder) / name)
             plugged = list(plugs.values())
             async with Machine(topology, plugged, modules, spare_modules=spare, pciutils=pciutils) as guest:

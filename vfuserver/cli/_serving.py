@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfuserver.errors import UsageError
+from vfuserver.session.options import DEDICATED
 
 if TYPE_CHECKING:
     from vfuserver.device import Model, PciDevice
-    from vfuserver.engine import Listener, Server
+    from vfuserver.engine import Home, Listener, Server
     from vfuserver.guest import Plug
     from vfuserver.session import SessionOptions
 
@@ -85,9 +86,11 @@ def add(server: Server, wanted: Wanted) -> list[str]:
 
     engine = find_engine(wanted.engine)
     with ExitStack() as unserved:
-        made = make(wanted)
+        home = make_home(wanted)
+        unserved.callback(home.end)
+        made = home.call_patiently(lambda: make(wanted))
         for function, _ in made:
-            unserved.callback(function.close)
+            unserved.callback(home.call_patiently, function.close)
         places = []
         for listener, address in _listeners(wanted):
             unserved.callback(listener.close)
@@ -95,9 +98,26 @@ def add(server: Server, wanted: Wanted) -> list[str]:
         for (function, options), (listener, _) in zip(made, places, strict=True):
             engine.check(function, options, listener)
         for (function, options), (listener, _) in zip(made, places, strict=True):
-            server.add(function, listener, options, engine.serve)
+            server.add(function, listener, options, home.serve)
         unserved.pop_all()
     return [f"{function.name} {address}" for (function, _), (_, address) in zip(made, places, strict=True)]
+
+
+def make_home(wanted: Wanted) -> Home:
+    """Where it is to be made and served: a thread that begins now, if it is to have one."""
+    from vfuserver.engine import find_engine, find_home
+
+    poll = wanted.session.get("poll", "")
+    if poll == DEDICATED:
+        warm_up()  # no two threads may import the same at the same time
+    return find_home(find_engine(wanted.engine), poll, f"{wanted.name or wanted.device} (its own thread)")
+
+
+def require_one_thread(wanted: Wanted, what: str) -> None:
+    """UsageError if it has a thread of its own; `what` cannot be done with one."""
+    if wanted.session.get("poll") == DEDICATED:
+        why = "its supervisor would be told by two threads; use --poll auto"
+        raise UsageError(f"{wanted.name or wanted.device} cannot be served with --poll dedicated and {what}: {why}")
 
 
 def _warn_of_long_rom(function: PciDevice, options: SessionOptions) -> None:

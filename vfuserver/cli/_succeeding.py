@@ -11,11 +11,12 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfuserver.cli import _anchor
-from vfuserver.cli._serving import Wanted, make
+from vfuserver.cli._serving import Wanted, make, make_home
 from vfuserver.errors import UsageError, VfuserverError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vfuserver.control.succession import Predecessor
     from vfuserver.device import PciDevice
     from vfuserver.engine import Server
+    from vfuserver.engine.serving import Serve
     from vfuserver.session import SessionOptions
 
 
@@ -40,10 +42,8 @@ async def succeed(server: Server, wanted: Sequence[Wanted], predecessor: Predece
         try:
             for wish in wanted:
                 require_portable(wish.engine, f"{wish.name or wish.device} cannot be taken over")
-            made = [one for wish in wanted for one in make(wish)]
-            for device, _ in made:
-                unserved.callback(device.close)
-            received = await predecessor.carried([device.name for device, _ in made])
+            made = [one for wish in wanted for one in _make(wish, unserved)]
+            received = await predecessor.carried([device.name for device, *_ in made])
             unserved.push(received)
             if (channel := received.value["companions"].get(NAME)) is not None:
                 Safekeeping.of(server, os.dup(channel.fd), every)
@@ -64,20 +64,30 @@ async def succeed(server: Server, wanted: Sequence[Wanted], predecessor: Predece
     return received
 
 
-Made = Sequence["tuple[PciDevice, SessionOptions]"]
+Made = Sequence["tuple[PciDevice, SessionOptions, Serve]"]
+
+
+def _make(wish: Wanted, unserved: ExitStack) -> Made:
+    """As _serving.make(), where it is going to live; `unserved` takes it back."""
+    home = make_home(wish)
+    unserved.callback(home.end)
+    made = home.call_patiently(partial(make, wish))
+    for device, _ in made:
+        unserved.callback(home.call_patiently, device.close)
+    return [(device, options, home.serve) for device, options in made]
 
 
 def _adopt(server: Server, made: Made, served: Sequence[Mapping[str, Any]]) -> None:
     """CommandError, OSError, PeerError: something of it cannot be."""
     from vfuserver.engine import Listener
 
-    now, before = [device.name for device, _ in made], [one["name"] for one in served]
+    now, before = [device.name for device, *_ in made], [one["name"] for one in served]
     if now != before:
         raise UsageError(f"the devices must be {', '.join(before)}, not {', '.join(now)}: stop the server instead")
-    for (device, options), carried in zip(made, served, strict=True):
+    for (device, options, serve), carried in zip(made, served, strict=True):
         path = carried["path"]
         sock = socket.socket(fileno=os.dup(carried["listener"].fd))
-        server.adopt(device, Listener(sock, None if path is None else Path(path)), carried, options)
+        server.adopt(device, Listener(sock, None if path is None else Path(path)), carried, options, serve)
 
 
 def stay_behind() -> NoReturn:

@@ -131,6 +131,11 @@ def _polling(polling: Mapping[str, Any] | None) -> str:
         return ""
     if not polling["limit_us"]:
         return "off"
+    if polling["mode"] == "dedicated":
+        return (
+            f"always, by a thread that takes a whole processor; {polling['hits']} messages came to it, "
+            f"{polling['yields']} times something else did, {polling['seconds']:.3f} s of CPU spent waiting"
+        )
     now = f"waits {polling['window_us']} us" if polling["window_us"] else "does not pay now"
     return (
         f"{now}; {polling['hits']} of {polling['spins']} waits were worth it, {polling['yields']} gave way to others, "

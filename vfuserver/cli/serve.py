@@ -82,15 +82,15 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--poll",
-    type=click.Choice(["auto", "off"]),
+    type=click.Choice(["auto", "off", "dedicated"]),
     show_default="auto",
-    help="Poll for the next message instead of sleeping: while that pays, or never.",
+    help="Poll for the next message instead of sleeping: while that pays, never, or always on a thread of its own.",
 )
 @click.option(
     "--poll-us",
     type=Number(),
     metavar="MICROSECONDS",
-    show_default="50",
+    show_default="50, dedicated 500",
     help="How much later all else may be by that, at most.",
 )
 @click.option(
@@ -205,10 +205,12 @@ def _check_life(reload: bool, supervise: bool, checkpoint: float | None, wanted:
     if checkpoint is not None and checkpoint <= 0:
         raise UsageError(f"--checkpoint must be a time in seconds, not {checkpoint:g}")
     if supervise:
+        from vfuserver.cli._serving import require_one_thread
         from vfuserver.engine import require_portable
 
         for one in wanted:
             require_portable(one.engine, f"{one.name or one.device} cannot be served with --supervise")
+            require_one_thread(one, "--supervise")
 
 
 def _exit_code(status: int) -> int:

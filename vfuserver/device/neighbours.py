@@ -6,14 +6,17 @@ knows the P2P states has seen to that itself. One that does not stops devices on
 one: therefore those that run go on waiting until none is stopped, but no longer than HOLD after the last one was. What
 waits is not refused, and nobody sees it but by the time: registers answer, interrupts leave.
 
-So nobody waits for a stopped device for ever, none fails because of another, and nothing is locked. It must not know
-sessions, nor migration states.
+So nobody waits for a stopped device for ever, none fails because of another, and nothing is locked. One that is served
+by another thread is held, looked at and set going there; of what it does here only whole words are read. It must not
+know sessions, nor migration states.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from vfuserver._core import Gate
@@ -48,20 +51,26 @@ class Neighbours:
 
     @property
     def moving(self) -> bool:
-        """True while transfers are under way beside it, which have to end before it stops."""
-        return any(one._device.dma.outstanding for one in self if one._runs)
+        """True while transfers are, or may be, under way beside it, which have to end before it stops."""
+        return any(one._elsewhere or one._device.dma.outstanding for one in self if one._runs)
 
     async def rest(self) -> None:
         """The device is to stop: holds those that run, and returns when their DMA has ended, or after PATIENCE."""
-        running = [one for one in self if one._runs]
-        for one in running:
+        running, held = [one for one in self if one._runs], set[Neighbours]()
+
+        def hold(one: Neighbours) -> None:
             one._wait()
+            held.add(one)
+
+        for one in running:
+            one._there(partial(hold, one))
         try:
             async with asyncio.timeout(PATIENCE):
-                while any(one._device.dma.outstanding for one in running):
+                while any(one not in held or one._device.dma.outstanding for one in running):
                     await asyncio.sleep(_TURN)
         except TimeoutError:
-            names = ", ".join(one._device.name for one in running if one._device.dma.outstanding)
+            late = [one for one in running if one not in held or one._device.dma.outstanding]
+            names = ", ".join(one._device.name for one in late)
             self._device.log.warning("%s stops though the DMA of %s has not ended", self._device.name, names)
         except BaseException:
             for one in running:
@@ -72,7 +81,7 @@ class Neighbours:
         """The device has been stopped: those that run wait."""
         for one in self:
             if one._runs:
-                one._wait()
+                one._there(one._wait)
 
     def set_going(self) -> None:
         """The device runs, or is quiet: it waits for those that are stopped; who waited for it alone goes on."""
@@ -83,14 +92,32 @@ class Neighbours:
 
     def look(self) -> None:
         """Somebody has gone, or goes on: the device does, too, if nobody is stopped."""
-        if self._timer is not None and not self._somebody_stopped:
-            self._go_on()
+        self._there(self._look)
 
     def close(self) -> None:
         """Nothing is waited for any more. Idempotent."""
         self._go_on()
 
     # -- inside
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Another thread serves the device."""
+        loop = self._device.served_on
+        return loop is not None and loop is not running_loop() and not loop.is_closed()
+
+    def _there(self, call: Callable[[], object]) -> None:
+        """Has it called by the thread that serves the device: at once if that is this one."""
+        loop = self._device.served_on
+        if loop is None or not self._elsewhere:
+            call()
+            return
+        with suppress(RuntimeError):  # the loop has just been closed: the device is, too
+            loop.call_soon_threadsafe(call)
+
+    def _look(self) -> None:
+        if self._timer is not None and not self._somebody_stopped:
+            self._go_on()
 
     @property
     def _runs(self) -> bool:
@@ -113,7 +140,7 @@ class Neighbours:
     def _wait(self) -> None:
         """From now on, for HOLD. Without a loop nothing goes on by itself."""
         loop = running_loop()
-        if loop is None:
+        if loop is None or not self._runs:
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from vfuserver._core import Pump, Stream, want_loop
+from vfuserver.engine.device_loop import Asked
 from vfuserver.engine.polling import NONE, loop_fd
 
 _READ: Final = Pump.READ
@@ -29,11 +30,13 @@ class Lane:
         after: Callable[[int], None],
         failed: Callable[[], None],
         poll_us: int = 0,
+        stays: bool = False,
     ) -> None:
         """`after(flags)` is told what a turn of the pump has come to (Pump.READ...) unless that is what is waited for
         already (see `tell_all`), `failed()` of an error of our own in one.
 
-        A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does.
+        A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does. One that
+        `stays` polls always: its loop (an Asked one) has it as what it does when there is nothing else.
         """
         sock.setblocking(False)
         self.socket = sock
@@ -43,8 +46,10 @@ class Lane:
         self._pump = Pump(stream, sock.fileno())
         self._run = self._pump.run
         loop_descriptor = loop_fd(loop)
+        self._stays = loop if stays and isinstance(loop, Asked) and loop_descriptor != NONE else None
+        self._staying, self._asked = False, 0
         if poll_us and loop_descriptor != NONE:
-            self._pump.poll(poll_us, loop_descriptor)
+            self._pump.poll(poll_us, loop_descriptor, self._stays is not None)
         self.tell_all = False
         """Whether `after` is told of every turn."""
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
@@ -77,7 +82,10 @@ class Lane:
         reading, writing = bool(flags & Pump.READ), bool(flags & Pump.WRITE)
         fd = self.socket.fileno()
         if reading != self._reading:
-            if reading:
+            if self._stays is not None:
+                if reading:
+                    self._stay_soon(self._stays)
+            elif reading:
                 self._loop.add_reader(fd, self.receive)
             else:
                 self._loop.remove_reader(fd)
@@ -118,6 +126,20 @@ class Lane:
         if not self._paused and not self._stopped:
             self.watch(Pump.READ)
             self.send()
+
+    def _stay_soon(self, loop: Asked) -> None:
+        if not self._staying:
+            self._staying = True
+            loop.call_soon(self._stay, loop)
+            self._asked = loop.asked
+
+    def _stay(self, loop: Asked) -> None:
+        """Polls until the loop has something to do; what it was asked for after this goes first."""
+        self._staying = False
+        if self._reading:
+            self._step(self._pump.stay if loop.asked == self._asked else self._run)
+        if self._reading:
+            self._stay_soon(loop)
 
     def _send_now(self) -> None:
         self._soon = False

@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from vfuserver.engine.accepting import Accepting
+from vfuserver.engine.device_loop import Asked
 from vfuserver.engine.listen import Listener, is_listening
-from vfuserver.errors import CommandError
+from vfuserver.errors import CommandError, UsageError
 from vfuserver.plain import Descriptor
 from vfuserver.session import Keeper, SessionOptions
+from vfuserver.session.options import DEDICATED
 from vfuserver.vfio import Backend
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class Served:
         keeper: Keeper | None = None,
     ) -> None:
         """With a `keeper` the device and its connection outlive the process."""
+        if options.poll == DEDICATED and not isinstance(loop, Asked):
+            text = (
+                f"{backend.name}: --poll dedicated needs a thread of its own: Server.add() it by a DeviceThread's serve"
+            )
+            raise UsageError(text)
         self._backend, self._options, self._loop, self._keeper = backend, options, loop, keeper
         self.listener = listener
         self._client: UnixConnection | None = None
@@ -62,7 +69,7 @@ class Served:
         """The device's."""
         return self._backend.name
 
-    def dump(self) -> dict[str, Any]:
+    async def dump(self) -> dict[str, Any]:
         """The device, where it is served, and its client, as plain data (S4.26)."""
         path = self.listener.path
         return {

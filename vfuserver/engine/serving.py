@@ -30,7 +30,7 @@ class Serving(Protocol):
     def begin(self) -> None:
         """From now on the device is served."""
 
-    def dump(self) -> dict[str, Any]:
+    async def dump(self) -> dict[str, Any]:
         """The device, where it is served, and its client, as plain data (S4.26)."""
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from vfuserver._core import Ledger, LedgerReport, Pump, Stream
 from vfuserver.engine.lane import Lane
 from vfuserver.plain import Descriptor
 from vfuserver.session import Keeper, Session, SessionOptions
+from vfuserver.session.options import DEDICATED
 from vfuserver.vfio import Backend
 
 _GONE = select.POLLHUP | select.POLLERR
@@ -83,20 +84,16 @@ class UnixConnection:
         self._ledgers: dict[Stream, Ledger] | None = None if keeper is None else {}
         if carried is None:
             self._use_ledger(self.session.stream, None)
-        self._main = Lane(loop, sock, self.session.stream, self._after_main, self._failed, self._poll_us)
+        limit, stays = options.poll_limit, options.poll == DEDICATED
+        self._main = Lane(loop, sock, self.session.stream, self._after_main, self._failed, limit, stays)
         if carried is None:
             self._main.watch(Pump.READ)
         else:
             self._adopt(carried)
 
-    @property
-    def _poll_us(self) -> int:
-        options = self.session.options
-        return options.poll_us if options.poll == "auto" else 0
-
     def dump(self) -> dict[str, Any]:
         """The connection, and what polling for its messages costs, as plain data (S4.26)."""
-        return {**self.session.dump(), "polling": self._main.polling}
+        return {**self.session.dump(), "polling": {"mode": self.session.options.poll, **self._main.polling}}
 
     # -- from process to process
 

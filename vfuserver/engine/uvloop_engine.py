@@ -78,19 +78,26 @@ class Server:
     def add(
         self, backend: Backend, listener: Listener, options: SessionOptions | None = None, serve: Serve = Served
     ) -> None:
-        """Serves `backend` on `listener` from now on; the server owns both and closes them. `serve`: an engine's."""
+        """Serves `backend` on `listener` from now on; the server owns both and closes them. `serve`: an engine's,
+        or a DeviceThread's for a device that was made there."""
         self._made(backend, listener, options, serve).begin()
 
     def adopt(
-        self, backend: Backend, listener: Listener, carried: Mapping[str, Any], options: SessionOptions | None = None
+        self,
+        backend: Backend,
+        listener: Listener,
+        carried: Mapping[str, Any],
+        options: SessionOptions | None = None,
+        serve: Serve = Served,
     ) -> None:
         """Takes over what another process's Served has carried, paused, for `backend`, which was just made; resume()
         lets it go on. The server owns both, also where it fails: CommandError, OSError, PeerError."""
-        self._made(backend, listener, options, Served).adopt(carried)
+        self._made(backend, listener, options, serve).adopt(carried)
 
     def _made(self, backend: Backend, listener: Listener, options: SessionOptions | None, serve: Serve) -> Serving:
         keeper = None if self.safe is None else self.safe.keeper(len(self._served))
-        served = serve(backend, listener, options or self._options, asyncio.get_running_loop(), keeper)
+        backend.served_on = asyncio.get_running_loop()
+        served = serve(backend, listener, options or self._options, backend.served_on, keeper)
         backend.beside = self._devices
         self._devices.append(backend)
         self._served.append(served)

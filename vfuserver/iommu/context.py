@@ -45,7 +45,7 @@ class _Object:
 
 
 class Context:
-    """Address spaces and accesses by id."""
+    """Address spaces and accesses by id. Threads of devices come and go with theirs: who looks, looks at a copy."""
 
     def __init__(self) -> None:
         self._objects: dict[int, _Object] = {}
@@ -82,7 +82,7 @@ class Context:
         if kind is Kind.SOURCE:
             raise _source_error(number)
         found = self._find(kind, number)
-        users = [other for other, entry in self._objects.items() if entry.uses == number]
+        users = [other for other, entry in self._objects.copy().items() if entry.uses == number]
         if users:
             raise CommandError(errno.EBUSY, f"{kind} {number} ({found.name}) is used by {users}: destroy those first")
         if isinstance(found.thing, Access):
@@ -104,7 +104,7 @@ class Context:
         Of what clients make as many of as they like (areas, files, views, sources) each list has `most` entries at
         most; a space has the numbers of its areas and views besides, and a source that of its views, of those listed.
         """
-        objects = [(number, entry.name, entry) for number, entry in sorted(self._objects.items())]
+        objects = [(number, entry.name, entry) for number, entry in sorted(self._objects.copy().items())]
         accesses = [(number, name, one, one.thing) for number, name, one in objects if isinstance(one.thing, Access)]
         views = Counter(
             source for *_, access in accesses for view in access.views.live[:most] for source in _behind(view, access)

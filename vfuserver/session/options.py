@@ -18,7 +18,9 @@ MAX_DMA_BYTES: Final = (1 << 64) - 1
 MAX_DMA_VIEWS: Final = 1 << 16
 """A process has that many mappings, and no more, unless its system says otherwise (vm.max_map_count)."""
 PAGE: Final = 4096
-POLL: Final = ("auto", "off")
+POLL: Final = ("auto", "off", "dedicated")
+DEDICATED: Final = "dedicated"
+POLL_US: Final = {"auto": 50, "off": 0, DEDICATED: 500}
 MAX_POLL_US: Final = 1000
 """Longer than that nothing may keep the loop from its timers."""
 MIGRATION: Final = ("v2", "v1", "both", "none")
@@ -35,8 +37,9 @@ class SessionOptions:
     `twin_socket` gives a client that proposes it a second socket for our own commands.
     `migration` says which of its two versions a device that migrates offers: v2, v1, both or none. With
     `hide_peer_to_peer` its P2P states are not told; an arc of more than `slow_arc` seconds is a warning (S3.26).
-    `poll` says whether the next message is polled for while that pays (auto) or never (off); then everything else that
-    the process does may be later by up to `poll_us` microseconds.
+    `poll` says whether the next message is polled for while that pays (auto), never (off), or always, by a thread that
+    has no other device (dedicated); then everything else that the thread does may be later by up to `poll_us`
+    microseconds (None: 50, or 500 on a thread of its own).
     `quirks` has a value for every one of `vfuserver.session.quirks`; those that were not given are the defaults.
     """
 
@@ -54,7 +57,7 @@ class SessionOptions:
     hide_peer_to_peer: bool = False
     slow_arc: float = 1.0
     poll: str = "auto"
-    poll_us: int = 50
+    poll_us: int | None = None
     quirks: Mapping[str, str] = field(default_factory=dict)
     capabilities: Capabilities = field(init=False, repr=False)
 
@@ -75,8 +78,9 @@ class SessionOptions:
         if self.migration not in MIGRATION:
             raise UsageError(f"migration must be {', '.join(MIGRATION)}, not {self.migration!r}")
         if self.poll not in POLL:
-            raise UsageError(f"poll must be {' or '.join(POLL)}, not {self.poll!r}")
-        _must_lie("poll_us", self.poll_us, 1, MAX_POLL_US)
+            raise UsageError(f"poll must be {', '.join(POLL)}, not {self.poll!r}")
+        if self.poll_us is not None:
+            _must_lie("poll_us", self.poll_us, 1, MAX_POLL_US)
         object.__setattr__(self, "quirks", quirks.chosen(self.quirks))
         object.__setattr__(self, "capabilities", self._capabilities())
 
@@ -89,6 +93,11 @@ class SessionOptions:
     def migration_v2(self) -> bool:
         """Whether they have the features and commands of version 2."""
         return self.migration in ("v2", "both")
+
+    @property
+    def poll_limit(self) -> int:
+        """For how many microseconds a turn may poll; 0: not at all."""
+        return POLL_US[self.poll] if self.poll_us is None or self.poll == "off" else self.poll_us
 
     @property
     def dma_page(self) -> int:

@@ -10,6 +10,7 @@ the Backend; everything that came from a client goes with `detach`.
 
 import errno
 from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -138,6 +139,8 @@ class Backend(ABC):
     device_flags: DeviceFlags = DeviceFlags.PCI | DeviceFlags.RESET
     beside: Sequence["Backend"] = ()
     """All that are served by one server, this one included: set by whoever serves them, and alive."""
+    served_on: AbstractEventLoop | None = None
+    """The loop whose thread asks it whatever it is asked: set by whoever serves it. None: nobody does yet."""
     migration: Migration | None = None
     """How it is saved and loaded. None: it does not migrate."""
     migration_state: MigrationState = MigrationState.RUNNING

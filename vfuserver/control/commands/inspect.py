@@ -28,15 +28,15 @@ class Inspect(ControlCommand, name="inspect"):
         """Plain data, the same keys at any time."""
         return {
             "server": {"pid": os.getpid(), "version": vfuserver.__version__},
-            "devices": [_device(one) for one in server.served],
+            "devices": [await _device(one) for one in server.served],
             **CONTEXT.dump(LISTED),
         }
 
 
-def _device(served: Serving) -> dict[str, Any]:
+async def _device(served: Serving) -> dict[str, Any]:
     """A model may be wrong about itself: that is part of the result."""
     try:
-        return served.dump()
+        return await served.dump()
     except Exception as error:
         log.exception("%s: cannot be inspected", served.name)
         return {"name": served.name, "error": repr(error)}

@@ -73,7 +73,7 @@ class Served:
         """The device's."""
         return self._backend.name
 
-    def dump(self) -> dict[str, Any]:
+    async def dump(self) -> dict[str, Any]:
         """The device, where it is served, and its client, as plain data (S4.26)."""
         path = self.listener.path
         return {
