@@ -4,6 +4,7 @@ import asyncio
 import errno
 import functools
 import os
+import random
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.device.migration.test_neighbours import BALL, PEER, Player, is_fair
 from tests.engine.conftest import raw
 from tests.engine.test_dma_modes import DONE, dma
 from tests.native.messages import message
@@ -23,12 +25,14 @@ from vfuserver import Bar, Card, Doorbell, Function, PciDevice, PciIdentity, Sta
 from vfuserver.client import Client, GuestMemory
 from vfuserver.client.errors import DisconnectedError
 from vfuserver.device.loader import load
+from vfuserver.device.neighbours import HOLD
 from vfuserver.engine import Server, adopt, find_engine, find_home, listen
 from vfuserver.engine.device_thread import DeviceThread
 from vfuserver.engine.listen import Listener
 from vfuserver.errors import CommandError, LocalError, UsageError
 from vfuserver.session import SessionOptions
 from vfuserver.vfio import Client as Port
+from vfuserver.vfio import MigrationState
 
 DEDICATED = SessionOptions(poll="dedicated")
 READ, START, SLOW, DELAY, FAIL, STUCK, LEAVE, RUNG = range(0, 32, 4)
@@ -424,3 +428,51 @@ async def test_device_that_is_not_made_leaves_no_thread() -> None:
         home.call_patiently(fails)
     home.end()
     home.end()
+
+
+@pytest.mark.parametrize("second", [DEDICATED, SessionOptions()], ids=["two threads", "a thread and the server's"])
+async def test_a_ball_between_devices_of_two_threads_is_never_lost_where_they_stop(
+    house: House, second: SessionOptions
+) -> None:
+    """S3.10, S3.25: a client that does not know the P2P states stops one after the other, and sets them going again."""
+    made = [house.add(Player), house.add(Player, second)]
+    players = [device for device, _ in made if isinstance(device, Player)]
+    async with await Client.connect(made[0][1]) as one, await Client.connect(made[1][1]) as other:
+        clients = [one, other]
+        for client, peer in ((one, other), (other, one)):
+            await client.dma_map_peer(PEER, peer, 2)
+        await one.region_write(2, 0, (1).to_bytes(BALL, "little"))
+        for client in clients:
+            await client.region_write(0, 0, b"\1\0\0\0")
+        for seed in range(40):
+            chance = random.Random(seed)
+            before = max(player.ball for player in players)
+            await eventually(lambda before=before: max(player.ball for player in players) > before + 4)
+            for client in chance.sample(clients, 2):
+                await client.set_device_state(MigrationState.STOP)
+                await asyncio.sleep(chance.random() / 1000)
+            assert is_fair(players), seed
+            for client in chance.sample(clients, 2):
+                await client.set_device_state(MigrationState.RUNNING)
+
+
+async def test_device_on_a_thread_waits_for_one_beside_it_that_is_stopped(house: House) -> None:
+    """S3.10: it is held by its own thread, until the other one has gone."""
+    (waiter, first), (_, second) = house.add(Player), house.add(Player, SessionOptions())
+    assert isinstance(waiter, Player)
+    async with await Client.connect(first) as client:
+        await client.dma_map(PEER, client.own(GuestMemory(4096)))
+        await client.region_write(0, 0, b"\1\0\0\0")
+
+        async def plays(ball: int) -> None:
+            await client.region_write(2, 0, ball.to_bytes(BALL, "little"))
+            await eventually(lambda: waiter.played >= ball)
+
+        async with await Client.connect(second) as stopping:
+            await plays(1)
+            await stopping.set_device_state(MigrationState.STOP)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await plays(2)
+        async with asyncio.timeout(HOLD / 2):
+            await plays(3)

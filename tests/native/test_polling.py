@@ -1,14 +1,19 @@
 """The pump that waits for the next message, by what it counts: when it waits, when it stops, and who goes first."""
 
+import ctypes
 import os
 import select
 import socket
+import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.native.messages import message, read, replies, write
 from vfuserver import _core
+from vfuserver.errors import LocalError
 from vfuserver.vfio import Later
 
 SECOND = 1_000_000
@@ -195,3 +200,91 @@ def test_stream_that_a_hook_closes_is_not_waited_for(polling: Polling) -> None:
     polling.on_write = lambda value: polling.stream.close()
     polling.turn(write(4, bytes(4)))
     assert polling.count("spins") == [0]
+
+
+class Staying(Polling):
+    """A pump that stays: only that waits."""
+
+    def __init__(self, limit_us: int) -> None:
+        super().__init__(limit_us)
+        self.epoll.unregister(self.near)
+        self.pump.poll(limit_us, self.epoll.fileno(), True)
+
+
+@pytest.fixture
+def staying() -> Iterator[Staying]:
+    one = Staying(2000)
+    yield one
+    one.close()
+
+
+def test_pump_that_stays_waits_however_often_in_vain_until_its_limit(staying: Staying) -> None:
+    for count in range(1, 20):
+        assert staying.pump.stay() == _core.Pump.READ
+        assert staying.count("spins", "hits", "yields") == [count, 0, 0]
+    assert staying.pump.polling["seconds"] >= 19 * 0.002
+
+
+def test_pump_that_stays_serves_what_comes_meanwhile(staying: Staying) -> None:
+    left = [3]
+
+    def again(_: int) -> None:
+        left[0] -= 1
+        if left[0]:
+            staying.send(write(4, bytes(4), tag=left[0]))
+
+    staying.on_write = again
+    staying.send(write(4, bytes(4), tag=9))
+    assert staying.pump.stay() == _core.Pump.READ
+    assert [answer[0] for answer in replies(staying.far.recv(4096))] == [9, 2, 1]
+    assert staying.count("spins", "hits") == [4, 3]
+
+
+def test_pump_that_stays_goes_back_to_a_loop_that_has_something_to_do(staying: Staying) -> None:
+    os.eventfd_write(staying.other, 1)
+    staying.pump.stay()
+    assert staying.count("spins", "yields") == [1, 1]
+    os.eventfd_read(staying.other)
+    staying.on_write = lambda value: _core.want_loop()
+    staying.send(write(4, bytes(4)))
+    staying.pump.stay()
+    assert staying.count("spins", "hits", "yields") == [2, 1, 1]
+
+
+def test_client_that_writes_without_end_gives_the_loop_its_turn_also_from_a_pump_that_stays(staying: Staying) -> None:
+    staying.on_write = lambda value: staying.send(write(4, bytes(4), flags=0x10))
+    staying.send(write(4, bytes(4), flags=0x10))
+    for _ in range(5):
+        assert staying.pump.stay() == _core.Pump.READ
+
+
+def test_run_of_a_pump_that_stays_never_waits(staying: Staying) -> None:
+    for _ in range(10):
+        staying.turn()
+    assert staying.count("spins") == [0]
+
+
+def test_end_of_the_connection_and_a_closed_stream_end_the_stay(staying: Staying) -> None:
+    staying.on_write = lambda value: staying.far.shutdown(socket.SHUT_WR)
+    staying.send(write(4, bytes(4)))
+    assert staying.pump.stay() == _core.Pump.EOF
+    staying.stream.close()
+    with pytest.raises(LocalError, match="closed"):
+        staying.pump.stay()
+
+
+def test_pump_that_stays_serves_registers_while_another_thread_has_the_interpreter(staying: Staying) -> None:
+    """It is not asked for them: here it cannot be had before the answer is there."""
+    staying.pump.poll(SECOND, staying.epoll.fileno(), True)
+    staying.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 5, 0))
+    thread = threading.Thread(target=staying.pump.stay)
+    thread.start()
+    while not staying.count("spins")[0]:
+        time.sleep(0.001)
+    with_the_interpreter, question = ctypes.PyDLL(None), read(0, 4)
+    answer = ctypes.create_string_buffer(64)
+    with_the_interpreter.send(staying.far.fileno(), question, len(question), 0)
+    got = with_the_interpreter.recv(staying.far.fileno(), answer, len(answer), 0)
+    os.eventfd_write(staying.other, 1)
+    thread.join()
+    assert got == 36
