@@ -1,5 +1,5 @@
 """`python -m benchmarks [--rounds N] [--json FILE]`: the wire and the engine beside a bare echo, client memory beside
-plain memory, a device's state beside a plain socket copy, start-up beside a bare Python."""
+plain memory, a device's state beside a plain socket copy, start-up beside a bare Python, and what else has a room."""
 
 import json
 import sys
@@ -8,16 +8,10 @@ from typing import IO
 
 import click
 
-from benchmarks import engine, memory, migration, startup, wire
 from benchmarks.figure import Figure
+from benchmarks.rooms import rooms as all_rooms
 
-ROOMS = {
-    "wire": wire.run,
-    "engine": engine.run,
-    "memory": memory.run,
-    "migration": migration.run,
-    "startup": startup.run,
-}
+ROOMS = all_rooms()
 
 
 @click.command(help=__doc__)
