@@ -13,7 +13,7 @@ STRESS_KILLS   ?= 2000
 STRESS_DEATHS  ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest sanitize stress requirements bench wheel clean
+.PHONY: help demo test check lint types unit guest sanitize stress requirements bench compare wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,8 +84,15 @@ sanitize: $(CORE)  ## the tests of the core under the sanitizers
 requirements: $(CORE)  ## which tests prove which requirement, and what waits
 	@$(BIN)/python -m tests.requirements --cases
 
-bench: $(CORE)  ## the speed of the wire, of client memory, of migration and of start-up, as ratios to what is bare
+$(VENV)/.bench: $(VENV)/.made
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,libvfio-user]' && touch $@ || \
+		echo "bench: what draws the plot, and uses libvfio-user from Python, could not be installed; going on without"
+
+bench: $(CORE) $(VENV)/.bench  ## the speed of everything, as ratios to what is bare and (LIBVFIO_USER_SO) to libvfio-user
 	@$(BIN)/python -m benchmarks
+
+compare: $(CORE)  ## two results of `make bench`: BEFORE=benchmarks/results/A.json AFTER=benchmarks/results/B.json
+	@$(BIN)/python -m benchmarks.compare $(BEFORE) $(AFTER)
 
 wheel: $(CORE)  ## dist/*.whl, and a try of it outside the work tree
 	@$(BIN)/python -m build --quiet --wheel

@@ -1,15 +1,13 @@
 """The client's memory: copies, translation, file transfers and maps, beside what plain memory and plain calls cost.
 
-What is compared runs in turns, in one process, on the same bytes; what counts is the median over the rounds. The C side
-(`memory.c`) is compiled with the core's own sources, so it times the core without Python; the Python side times what a
-device's model calls.
+What is compared runs in turns, in one process, on the same bytes. The C side (`memory.c`) is compiled with the core's
+own sources, so it times the core without Python; the Python side times what a device's model calls.
 """
 
 import ctypes
 import mmap
 import os
 import random
-import statistics
 import subprocess
 import tempfile
 import time
@@ -19,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, over
 from benchmarks.maps import Maps
 from vfuserver._core import PROT_READ, PROT_WRITE, Ioas
 from vfuserver.iommu import Access
@@ -37,20 +35,19 @@ CALLS = 20000
 UNORDERED = 40507
 """A stride that is prime to the number of areas: they come in no order."""
 
-Samples = dict[str, list[float]]
+Round = dict[str, float]
 
 
 def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
     """Everything, `rounds` times. CalledProcessError: the C side does not compile."""
-    samples: Samples = {}
+    found: list[Round] = []
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as folder:
         library = compiled(Path(folder))
         with _Bench(library, Path(folder)) as bench, Maps(library) as maps:
             for _ in range(rounds):
-                for name, value in {**bench.core(), **bench.python(), **maps.once()}.items():
-                    samples.setdefault(name, []).append(value)
+                found.append({**bench.core(), **bench.python(), **maps.once()})
                 progress(1)
-    return _figures({name: statistics.median(values) for name, values in samples.items()})
+    return over(_figures(one) for one in found)
 
 
 def compiled(folder: Path) -> ctypes.CDLL:
@@ -66,16 +63,16 @@ def compiled(folder: Path) -> ctypes.CDLL:
     return loaded
 
 
-def _figures(median: dict[str, float]) -> list[Figure]:
+def _figures(found: Round) -> list[Figure]:
     figures = [
         Figure(f"copy {'into' if write else 'out of'} guest memory, {size // KIB} KiB, over memcpy",
-               median[f"plain {size} {write}"] / median[f"space {size} {write}"], "times", least=0.9)
+               found[f"plain {size} {write}"] / found[f"space {size} {write}"], "times", least=0.9)
         for size in SIZES for write in (0, 1)
     ]  # fmt: skip
-    few, many = median["few"], median["many"]
-    python_few, python_many = median["python few"], median["python many"]
-    api = median["python 4 KiB"] - median["space 4096 0"]
-    maps, bare = median["map"], median["bare"]
+    few, many = found["few"], found["many"]
+    python_few, python_many = found["python few"], found["python many"]
+    api = found["python 4 KiB"] - found["space 4096 0"]
+    maps, bare = found["map"], found["bare"]
     return [
         *figures,
         Figure(f"64 bytes at random addresses, {FEW} areas", few, "ns"),
@@ -83,11 +80,11 @@ def _figures(median: dict[str, float]) -> list[Figure]:
         Figure("64 bytes by the Python API, 16 areas", python_few, "ns"),
         Figure(f"the same bytes, {MANY} areas: times", python_many / python_few, "times", most=1.2),
         Figure("4 KiB by the Python API: more than the C call by", api, "ns", most=1000),
-        Figure("preadv into guest memory, over plain", median["plain file"] / median["file"], "times", least=0.9),
-        Figure(f"memory for {MANY} areas", median["heap"] / MIB, "MiB", most=16),
+        Figure("preadv into guest memory, over plain", found["plain file"] / found["file"], "times", least=0.9),
+        Figure(f"memory for {MANY} areas", found["heap"] / MIB, "MiB", most=16),
         Figure("CPU of recvmsg, fstat, close of a DMA_MAP", bare, "ns"),
         Figure("CPU of a DMA_MAP of a known file: times that", maps / bare, "times", most=1.5),
-        Figure("CPU of a DMA_UNMAP", median["unmap"], "ns"),
+        Figure("CPU of a DMA_UNMAP", found["unmap"], "ns"),
     ]  # fmt: skip
 
 

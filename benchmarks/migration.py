@@ -1,13 +1,12 @@
 """Migration: a large state saved and loaded beside a plain socket copy, the blackout of a small one, a dirty report.
 
 Servers and the receiver of the plain copy are processes of their own; the client is the one of `vfuserver migrate`, in
-this process. Each round times a plain copy of the same bytes and then every case; what counts is the medians.
+this process. Each round times a plain copy of the same bytes and then every case.
 """
 
 import asyncio
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, over
 from benchmarks.sizes import AREA, AREAS, BITMAP, GIB, LARGE, MIB, SMALL, TIB
 from vfuserver.cli._migrating import Move
 from vfuserver.cli._moving import destination_at, source_at
@@ -42,19 +41,20 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
             }.items()
         }  # fmt: skip
         samples = asyncio.run(_samples(Path(folder), servers["writer"], rounds, progress))
-    return _figures({name: statistics.median(values) for name, values in samples.items()})
+    each = zip(*samples.values(), strict=True)
+    return over(_figures(dict(zip(samples, one, strict=True))) for one in each)
 
 
-def _figures(median: dict[str, float]) -> list[Figure]:
+def _figures(found: dict[str, float]) -> list[Figure]:
     large = f"{LARGE // MIB} MiB"
     return [
-        Figure(f"plain socket copy of {large}", median["plain"] * 1e3, "ms"),
-        Figure(f"save of a device with {large}", median["save"] * 1e3, "ms"),
-        Figure("  plain copy over it", median["plain"] / median["save"], "times", least=0.5),
-        Figure(f"load of a device with {large}", median["load"] * 1e3, "ms"),
-        Figure("  plain copy over it", median["plain"] / median["load"], "times", least=0.5),
-        Figure(f"blackout of a device with {SMALL // MIB} MiB", median["blackout"] * 1e3, "ms", most=20),
-        Figure("dirty report of 1 TiB, CPU of the server", median["report"] * 1e3, "ms", most=50),
+        Figure(f"plain socket copy of {large}", found["plain"] * 1e3, "ms"),
+        Figure(f"save of a device with {large}", found["save"] * 1e3, "ms"),
+        Figure("  plain copy over it", found["plain"] / found["save"], "times", least=0.5),
+        Figure(f"load of a device with {large}", found["load"] * 1e3, "ms"),
+        Figure("  plain copy over it", found["plain"] / found["load"], "times", least=0.5),
+        Figure(f"blackout of a device with {SMALL // MIB} MiB", found["blackout"] * 1e3, "ms", most=20),
+        Figure("dirty report of 1 TiB, CPU of the server", found["report"] * 1e3, "ms", most=50),
     ]
 
 

@@ -7,7 +7,6 @@ PYTHONDONTWRITEBYTECODE says. It must not know what is imported when.
 
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, over
 from vfuserver.session.commands.version import Version
 from vfuserver.wire import HEADER_SIZE, command_message
 
@@ -35,7 +34,7 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
         for _ in range(rounds):
             rows.append(start.once())
             progress(1)
-    return _figures({name: statistics.median(row[name] for row in rows) for name in rows[0]})
+    return over(_figures(row) for row in rows)
 
 
 class _Start:
@@ -93,12 +92,12 @@ def _resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def _figures(median: dict[str, float]) -> list[Figure]:
+def _figures(row: dict[str, float]) -> list[Figure]:
     return [
-        Figure("python -c pass", median["bare"], "ms"),
-        Figure("serve edu, from exec to ready", median["ready"], "ms", most=MOST_READY),
-        Figure("serve edu, from exec to ready / python -c pass", median["ready"] / median["bare"], "x"),
-        Figure("serve edu, from exec to a first client's answer", median["answered"], "ms"),
-        Figure("upgrade, until the successor serves", median["upgraded"], "ms"),
-        Figure("serve edu, resident with one client", median["memory"], "MiB"),
+        Figure("python -c pass", row["bare"], "ms"),
+        Figure("serve edu, from exec to ready", row["ready"], "ms", most=MOST_READY),
+        Figure("serve edu, from exec to ready / python -c pass", row["ready"] / row["bare"], "x"),
+        Figure("serve edu, from exec to a first client's answer", row["answered"], "ms"),
+        Figure("upgrade, until the successor serves", row["upgraded"], "ms"),
+        Figure("serve edu, resident with one client", row["memory"], "MiB"),
     ]
