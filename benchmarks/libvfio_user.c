@@ -1,11 +1,13 @@
-/* The peer of the benchmarks: a server on libvfio-user's public API, which sleeps until a message comes. BAR0 has 4 KiB
- * and a callback in C. Written from the documented calls alone; the library is the one that is named.
+/* The peer of the benchmarks: a server on libvfio-user's public API. BAR0 has 4 KiB and a callback in C. Written from
+ * the documented calls alone; the library is the one that is named.
  *
- *   libvfio_user LIBRARY SOCKET        prints one line when it listens, and serves one client after another
+ *   libvfio_user LIBRARY SOCKET sleep|poll     prints one line when it listens, and serves one client after another;
+ *                                              until a message comes it sleeps, or calls vfu_run_ctx without a pause
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,7 +16,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-enum { SOCK = 0, PCI = 0, CONVENTIONAL = 0, NORMAL = 0, BAR0 = 0, READ_WRITE_MEMORY = 7, SIZE = 4096 };
+enum { SOCK = 0, PCI = 0, CONVENTIONAL = 0, NORMAL = 0, NON_BLOCKING = 1, BAR0 = 0,
+       READ_WRITE_MEMORY = 7, SIZE = 4096 };
 
 typedef ssize_t access_callback(void *context, char *data, size_t count, off_t offset, bool write);
 
@@ -41,12 +44,21 @@ static void *found(void *library, const char *name)
     return function;
 }
 
+/* Waits for a client without using the processor, however the context is. */
+static void await_client(int listener)
+{
+    struct pollfd one = {.fd = listener, .events = POLLIN};
+
+    while (poll(&one, 1, -1) < 0 && errno == EINTR)
+        ;
+}
+
 int main(int argc, char **argv)
 {
-    void *library = argc == 3 ? dlopen(argv[1], RTLD_NOW) : NULL;
+    void *library = argc == 4 ? dlopen(argv[1], RTLD_NOW) : NULL;
 
     if (!library) {
-        fprintf(stderr, "usage: libvfio_user LIBRARY SOCKET: %s\n", argc == 3 ? dlerror() : "two arguments");
+        fprintf(stderr, "usage: libvfio_user LIBRARY SOCKET sleep|poll: %s\n", argc == 4 ? dlerror() : "three arguments");
         return 2;
     }
     void *(*create)(int, const char *, int, void *, int) = found(library, "vfu_create_ctx");
@@ -55,9 +67,10 @@ int main(int argc, char **argv)
     int (*setup)(void *, int, size_t, access_callback *, int, struct iovec *, uint32_t, int, uint64_t) =
         found(library, "vfu_setup_region");
     int (*realize)(void *) = found(library, "vfu_realize_ctx");
+    int (*descriptor)(void *) = found(library, "vfu_get_poll_fd");
     int (*attach)(void *) = found(library, "vfu_attach_ctx");
     int (*run)(void *) = found(library, "vfu_run_ctx");
-    void *context = create(SOCK, argv[2], 0, NULL, PCI);
+    void *context = create(SOCK, argv[2], strcmp(argv[3], "poll") ? 0 : NON_BLOCKING, NULL, PCI);
 
     if (context && init(context, CONVENTIONAL, NORMAL, 0) == 0)
         identify(context, 0x1234, 0x7e58, 0x1234, 1);
@@ -68,9 +81,14 @@ int main(int argc, char **argv)
     }
     puts("ready");
     fflush(stdout);
-    while (attach(context) == 0)
-        while (run(context) >= 0 || errno == EINTR)
-            ;
+    for (;;) {
+        await_client(descriptor(context));
+        if (attach(context) == 0)
+            while (run(context) >= 0 || errno == EINTR)
+                ;
+        else if (errno != EAGAIN && errno != EINTR)
+            break;
+    }
     perror("libvfio_user: attach");
     return 1;
 }

@@ -2,10 +2,9 @@
  * these are asked for, it sleeps.
  *
  *   wire echo                          a bare echo: a child answers every 32-byte request with a 36-byte reply
- *   wire sleeping-echo                 the same, both sleeping; the median
+ *   wire sleeping-echo                 the same, both sleeping
  *   wire session SOCKET < script       one session with a vfio-user server; each line of the script is one measurement:
- *     read REGION OFFSET COUNT         COUNT reads of 4 bytes, one at a time
- *     polled REGION OFFSET COUNT       likewise; the median, of which a busy machine changes less
+ *     polled REGION OFFSET COUNT       COUNT reads of 4 bytes, one at a time
  *     slept REGION OFFSET COUNT        likewise, the client sleeping until it has its reply
  *     post REGION OFFSET BATCH COUNT   COUNT batches of BATCH posted 4-byte writes, each ended by one read of the place
  *     write REGION OFFSET VALUE        one 4-byte write, not measured
@@ -13,8 +12,8 @@
  *   wire many SECONDS SOCKET...        a polling client of so many servers, with one read of BAR0 in flight to each; prints
  *                                      nanoseconds per round trip of all together, and the slowest one's share of the mean
  *
- * Each measurement prints one line: nanoseconds per round trip (read) or per write (post). Speaks from the vfio-user
- * specification alone.
+ * Each measurement prints one line: the median nanoseconds of a round trip, or for each write of a batch. Speaks from the
+ * vfio-user specification alone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -117,7 +116,7 @@ static void echo(void)
     char request[REQUEST] = {0}, reply[REPLY];
     int pair[2];
     pid_t child;
-    double start = 0, one;
+    double one;
 
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0 || (child = fork()) < 0)
         die("socketpair, fork");
@@ -133,18 +132,13 @@ static void echo(void)
         use_processor(0);
     for (int i = -ECHOES / 10; i < ECHOES; i++) {
         one = now();
-        if (i == 0)
-            start = one;
         send_all(pair[0], request, sizeof(request));
         if (!receive_all(pair[0], reply, sizeof(reply)))
             die("the echo ended");
         if (i >= 0)
             each[i] = now() - one;
     }
-    if (receive_flags)
-        printf("%.1f\n", (now() - start) / ECHOES);
-    else
-        print_median(each, ECHOES);
+    print_median(each, ECHOES);
     close(pair[0]);
     waitpid(child, NULL, 0);
 }
@@ -212,18 +206,6 @@ static int open_session(const char *path)
     return fd;
 }
 
-static void measure_reads(int fd, uint32_t region, uint64_t offset, int count)
-{
-    double start = 0;
-
-    for (int i = -count / 10; i < count; i++) {
-        if (i == 0)
-            start = now();
-        read_once(fd, region, offset);
-    }
-    printf("%.1f\n", (now() - start) / count);
-}
-
 static void measure_each(int fd, uint32_t region, uint64_t offset, int count, int flags)
 {
     double *each = calloc((size_t)count, sizeof(*each)), start;
@@ -247,19 +229,22 @@ static void measure_each(int fd, uint32_t region, uint64_t offset, int count, in
 static void measure_posts(int fd, uint32_t region, uint64_t offset, int batch, int count)
 {
     message *all = calloc((size_t)batch, sizeof(*all));
-    double start = 0;
+    double *each = calloc((size_t)count, sizeof(*each)), start;
 
-    if (!all)
+    if (!all || !each)
         die("calloc");
+    use_processor(0);
     for (int i = 0; i < batch; i++)
         all[i] = region_message(WRITE, NO_REPLY, region, offset, (uint32_t)i);
     for (int i = -count / 10; i < count; i++) {
-        if (i == 0)
-            start = now();
+        start = now();
         send_all(fd, all, (size_t)batch * sizeof(*all));
         read_once(fd, region, offset);
+        if (i >= 0)
+            each[i] = (now() - start) / batch;
     }
-    printf("%.1f\n", (now() - start) / count / batch);
+    print_median(each, count);
+    free(each);
     free(all);
 }
 
@@ -270,9 +255,7 @@ static void session(const char *path)
     char line[128];
 
     while (fgets(line, sizeof(line), stdin)) {
-        if (sscanf(line, "read %u %x %u", &region, &offset, &first) == 3)
-            measure_reads(fd, region, offset, (int)first);
-        else if (sscanf(line, "polled %u %x %u", &region, &offset, &first) == 3)
+        if (sscanf(line, "polled %u %x %u", &region, &offset, &first) == 3)
             measure_each(fd, region, offset, (int)first, MSG_DONTWAIT);
         else if (sscanf(line, "slept %u %x %u", &region, &offset, &first) == 3)
             measure_each(fd, region, offset, (int)first, 0);

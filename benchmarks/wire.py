@@ -1,88 +1,91 @@
 """The wire cases: testdev behind a polling pump in one process, a polling C client in another.
 
 Both sides poll, so what is timed is the code and the socket, not the wake-ups of the kernel. Each round starts a fresh
-echo; the server lives through all rounds.
+echo; the servers live through all rounds. libvfio-user's do so too, where LIBVFIO_USER_SO names it, and poll by a
+non-blocking vfu_run_ctx.
 """
 
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, over
+from benchmarks.servers import IN_C, IN_PYTHON, compiled, numbers, peers, place, started
 
-CLIENT = Path(__file__).with_name("wire.c")
 READS, BATCH, BATCHES = 10000, 256, 200
+OURS: Final = "vfuserver"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a line of the client's script, and at most how many echo round trips it may cost."""
+    """One measurement of ours: a line of the client's script, what it may cost in echo round trips, and beside which of
+    libvfio-user's it stands; of that with a C callback it may be `most_of_c` times."""
 
     name: str
     script: str
-    target: float | None
+    most: float
+    beside: str
+    most_of_c: float | None = None
 
 
+READ, POST = f"polled 0 4 {READS}", f"post 0 4 {BATCH} {BATCHES}"
 CASES = (
-    Case("plain register read (BAR1)", f"read 1 0 {READS}", 1.25),
-    Case("hooked register read (BAR0)", f"read 0 4 {READS}", 1.4),
-    Case(f"posted write, plain, of a batch of {BATCH}", f"post 1 0 {BATCH} {BATCHES}", 1 / 25),
-    Case(f"posted write, hooked, of a batch of {BATCH}", f"post 0 4 {BATCH} {BATCHES}", 1 / 7),
+    Case("plain register read (BAR1)", f"polled 1 0 {READS}", 1.10, READ),
+    Case("hooked register read (BAR0)", READ, 1.20, READ, 0.9),
+    Case(f"posted write, plain, of a batch of {BATCH}", f"post 1 0 {BATCH} {BATCHES}", 1 / 25, POST, 1 / 15),
+    Case(f"posted write, hooked, of a batch of {BATCH}", POST, 1 / 7, POST, 1 / 4),
 )
-ECHO = Case("bare echo, round trip", "", None)
+THEIRS: Final = {READ: "register read", POST: f"posted write of a batch of {BATCH}"}
+
+Round = dict[tuple[str, str], float]
+"""Nanoseconds, by who served and the line of the script."""
 
 
 def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
-    """Times every case `rounds` times, interleaved with the echo. RuntimeError if the server does not start."""
-    samples: dict[Case, list[float]] = {case: [] for case in (ECHO, *CASES)}
-    with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as folder:
-        client = compiled(Path(folder))
-        with _polling_server(Path(folder) / "testdev.sock") as path:
-            for _ in range(rounds):
-                samples[ECHO].append(_echo(client))
-                for case, value in zip(CASES, _session(client, path), strict=True):
-                    samples[case].append(value)
-                progress(1)
-    medians = {case: statistics.median(values) for case, values in samples.items()}
-    return [figure for case, median in medians.items() for figure in _figures(case, median, median / medians[ECHO])]
+    """Times every case `rounds` times, interleaved with the echo. RuntimeError if a server does not start."""
+    with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        servers = {kind: (stack.enter_context(started(words)), path) for kind, (words, path) in _all(folder).items()}
+        for pid, _ in servers.values():
+            place(pid, alone=True)
+        found = []
+        for _ in range(rounds):
+            found.append(_round(compiled("wire", folder), {kind: path for kind, (_, path) in servers.items()}))
+            progress(1)
+    return over(list(_figures(one)) for one in found)
 
 
-def _figures(case: Case, median: float, ratio: float) -> list[Figure]:
-    nanoseconds = Figure(case.name, median, "ns")
-    return [nanoseconds] if case is ECHO else [nanoseconds, Figure("  in echoes", ratio, "times", most=case.target)]
+def _all(folder: Path) -> dict[str, tuple[list[object], Path]]:
+    path = folder / "testdev.sock"
+    ours: list[object] = [sys.executable, "-m", "benchmarks.polling", path]
+    theirs = {kind: ([*words], where) for kind, (words, where) in peers(folder, "polling", "poll").items()}
+    return {OURS: (ours, path), **theirs}
 
 
-def compiled(folder: Path) -> Path:
-    """The client."""
-    client = folder / "wire"
-    subprocess.run(["cc", "-O2", "-o", client, CLIENT], check=True)
-    return client
+def _round(client: Path, servers: dict[str, Path]) -> Round:
+    found: Round = {("echo", ""): numbers([client, "echo"])[0]}
+    for kind, path in servers.items():
+        scripts = [case.script for case in CASES] if kind == OURS else [*THEIRS]
+        values = numbers([client, "session", path], "\n".join([*(["write 7 4 7"] * (kind == OURS)), *scripts, ""]))
+        found |= {(kind, script): value for script, value in zip(scripts, values, strict=True)}
+    return found
 
 
-def _echo(client: Path) -> float:
-    return float(subprocess.run([client, "echo"], check=True, capture_output=True, text=True, timeout=60).stdout)
-
-
-def _session(client: Path, path: Path) -> list[float]:
-    script = "write 7 4 7\n" + "".join(f"{case.script}\n" for case in CASES)
-    done = subprocess.run(
-        [client, "session", path], input=script, check=True, capture_output=True, text=True, timeout=120
-    )
-    return [float(line) for line in done.stdout.split()]
-
-
-@contextmanager
-def _polling_server(path: Path) -> Iterator[Path]:
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.polling", path], stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            if not server.stdout.readline():
-                raise RuntimeError("the polling server did not start: see above")
-            yield path
-        finally:
-            server.terminate()
+def _figures(found: Round) -> Iterator[Figure]:
+    echo = found["echo", ""]
+    yield Figure("bare echo, round trip", echo, "ns")
+    for case in CASES:
+        value = found[OURS, case.script]
+        yield Figure(case.name, value, "ns")
+        yield Figure("  in echoes", value / echo, "times", most=case.most)
+        for kind, most in ((IN_C, case.most_of_c), (IN_PYTHON, None)):
+            if (kind, case.beside) in found:
+                yield Figure(f"  to {kind}", value / found[kind, case.beside], "times", most=most)
+    for (kind, script), value in found.items():
+        if kind in (IN_C, IN_PYTHON):
+            yield Figure(f"{kind}: {THEIRS[script]}", value, "ns")
+            yield Figure("  in echoes", value / echo, "times")
