@@ -13,7 +13,7 @@ STRESS_KILLS   ?= 2000
 STRESS_DEATHS  ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest sanitize stress requirements bench compare wheel clean
+.PHONY: help demo test check lint types unit guest sanitize stress requirements bench speed compare wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ $(CORE): $(VENV)/.made $(wildcard native/*/*.[ch])
 demo: $(CORE)  ## a real guest whose stock drivers use devices written in Python
 	@$(BIN)/vfuserver demo
 
-test: check sanitize guest  ## everything: what CI runs
+test: check speed sanitize guest  ## everything: what CI runs
 
 check: lint types unit  ## the quick part: style, types, import contracts, unit tests
 
@@ -90,6 +90,10 @@ $(VENV)/.bench: $(VENV)/.made
 
 bench: $(CORE) $(VENV)/.bench  ## the speed of everything, as ratios to what is bare and (LIBVFIO_USER_SO) to libvfio-user
 	@$(BIN)/python -m benchmarks
+
+speed: $(CORE)  ## whether the hot path has become much slower: ratios to a bare echo, with wide limits
+	@echo "== speed"
+	@$(BIN)/python -m benchmarks.speed
 
 compare: $(CORE)  ## two results of `make bench`: BEFORE=benchmarks/results/A.json AFTER=benchmarks/results/B.json
 	@$(BIN)/python -m benchmarks.compare $(BEFORE) $(AFTER)

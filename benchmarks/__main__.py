@@ -9,7 +9,7 @@ from typing import IO
 import click
 
 from benchmarks import plot
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, table
 from benchmarks.result import Result
 from benchmarks.rooms import rooms as all_rooms
 
@@ -48,19 +48,6 @@ def _plotted(result: Result, path: Path) -> str:
     except ImportError:
         return plot.HOW
     return f"plot: {path}"
-
-
-def table(figures: list[Figure]) -> str:
-    """The figures for a person."""
-    lines = [f"{'what':<76} {'median':>10} {'':<5} {'half of the rounds':>21} {'target':>9}"]
-    for figure in figures:
-        verdict = "" if not figure.target else "  MISSED" if figure.missed else "  ok"
-        low, high = figure.spread
-        spread = f"{low:>10.3f} {high:>10.3f}"
-        lines.append(
-            f"{figure.name:<76} {figure.value:>10.3f} {figure.unit:<5} {spread} {figure.target:>9}{verdict}".rstrip()
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -67,3 +67,16 @@ def with_full_names(figures: Iterable[Figure]) -> list[Figure]:
             raise ValueError(f"two figures are named {name!r}; a result finds them by name")
         found[name] = replace(figure, name=name)
     return list(found.values())
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures for a person."""
+    lines = [f"{'what':<76} {'median':>10} {'':<5} {'half of the rounds':>21} {'target':>9}"]
+    for figure in figures:
+        verdict = "" if not figure.target else "  MISSED" if figure.missed else "  ok"
+        low, high = figure.spread
+        spread = f"{low:>10.3f} {high:>10.3f}"
+        lines.append(
+            f"{figure.name:<76} {figure.value:>10.3f} {figure.unit:<5} {spread} {figure.target:>9}{verdict}".rstrip()
+        )
+    return "\n".join(lines)

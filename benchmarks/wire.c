@@ -29,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { READ = 9, WRITE = 10, NO_REPLY = 1 << 4, REQUEST = 32, REPLY = 36, ECHOES = 20000 };
+enum { READ = 9, WRITE = 10, NO_REPLY = 1 << 4, REQUEST = 32, REPLY = 36, ECHOES = 2000 };
 
 static void die(const char *what)
 {

@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.figure import Figure, over
 from benchmarks.servers import IN_C, IN_PYTHON, compiled, numbers, peers, place, started
 
-READS, BATCH, BATCHES = 10000, 256, 200
+READS, BATCH, BATCHES = 2000, 256, 50
 OURS: Final = "vfuserver"
 
 
@@ -45,11 +45,16 @@ Round = dict[tuple[str, str], float]
 """Nanoseconds, by who served and the line of the script."""
 
 
-def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
-    """Times every case `rounds` times, interleaved with the echo. RuntimeError if a server does not start."""
+def run(rounds: int, progress: Callable[[int], None], alone: bool = False) -> list[Figure]:
+    """Times every case `rounds` times, interleaved with the echo. RuntimeError if a server does not start.
+
+    `alone`: ours only, wherever the library is.
+    """
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        servers = {kind: (stack.enter_context(started(words)), path) for kind, (words, path) in _all(folder).items()}
+        servers = {
+            kind: (stack.enter_context(started(words)), path) for kind, (words, path) in _all(folder, alone).items()
+        }
         for pid, _ in servers.values():
             place(pid, alone=True)
         found = []
@@ -59,9 +64,11 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
     return over(list(_figures(one)) for one in found)
 
 
-def _all(folder: Path) -> dict[str, tuple[list[object], Path]]:
+def _all(folder: Path, alone: bool) -> dict[str, tuple[list[object], Path]]:
     path = folder / "testdev.sock"
     ours: list[object] = [sys.executable, "-m", "benchmarks.polling", path]
+    if alone:
+        return {OURS: (ours, path)}
     theirs = {kind: ([*words], where) for kind, (words, where) in peers(folder, "polling", "poll").items()}
     return {OURS: (ours, path), **theirs}
 
