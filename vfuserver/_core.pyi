@@ -417,6 +417,11 @@ class Pump:
 
         With `spin_us` it keeps polling, without the GIL, until that many microseconds have passed without a message.
         Returns READ | WRITE | EOF | BROKEN."""
+    quiet: bool
+    """Whether step() tells nothing of a turn after which only READ is waited for."""
+    def step(self, run: Callable[[], None], told: Callable[[int], None]) -> None:
+        """A loop's callback: run(), and `told` what it returned unless that is usual (`quiet`). The other callable is
+        called instead where not `quiet`, and where the stream cannot be served."""
     def poll(self, limit_us: int, loop_fd: int, stays: bool = False) -> None:
         """From now on run() waits, without the GIL, for a next message as long as that pays, and ends `limit_us`
         microseconds (0: at once) after it was called, and as soon as `loop_fd`, the epoll descriptor of the loop that

@@ -1,6 +1,7 @@
 #include "binding.h"
 
 #include <errno.h>
+#include <structmember.h>
 #include <time.h>
 
 #include "../core/pump.h"
@@ -17,6 +18,7 @@ typedef struct {
     StreamObject *stream;
     int fd, error, stays; /* stays: only stay() waits */
     vfu_spin spin;
+    char quiet; /* step() tells nothing of a turn after which the next message is what is waited for */
 } PumpObject;
 
 static int pump_init(PumpObject *self, PyObject *args, PyObject *kwargs)
@@ -218,6 +220,27 @@ static PyObject *pump_stay(PumpObject *self, PyObject *unused)
     return served(self, stay, 0);
 }
 
+/* A loop's callback. What is usual costs no Python: a turn after which the next message is waited for, as before. */
+static PyObject *pump_step(PumpObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *flags, *answer;
+    bool usual;
+
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "step(run, told) takes 2 arguments, not %zd", count);
+    if (!self->quiet || self->stream->closed || self->stream->stream.processing)
+        return PyObject_CallNoArgs(args[0]);
+    flags = served(self, turn, 0);
+    usual = flags && self->quiet && PyLong_AsLong(flags) == VFU_PUMP_READ;
+    if (!flags || usual) {
+        Py_XDECREF(flags);
+        return flags ? Py_NewRef(Py_None) : NULL;
+    }
+    answer = PyObject_CallOneArg(args[1], flags);
+    Py_DECREF(flags);
+    return answer;
+}
+
 static PyObject *pump_flush(PumpObject *self, PyObject *unused)
 {
     StreamObject *outer = serving, *stream = self->stream;
@@ -267,8 +290,14 @@ static PyObject *get_error(PumpObject *self, void *closure)
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)pump_run, METH_VARARGS, "run(spin_us=0): one recvmsg, the replies in one sendmsg."},
     {"stay", (PyCFunction)pump_stay, METH_NOARGS, "stay(): run() as long as poll() allows, without the GIL."},
+    {"step", (PyCFunction)(void (*)(void))pump_step, METH_FASTCALL, "step(run, told): run(), for a loop's callback."},
     {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd, stays=False): run(), or stay(), waits for what comes soon."},
     {"flush", (PyCFunction)pump_flush, METH_NOARGS, "Sends what is queued."},
+    {0},
+};
+
+static PyMemberDef members[] = {
+    {"quiet", T_BOOL, offsetof(PumpObject, quiet), 0, "step() tells nothing of a usual turn"},
     {0},
 };
 
@@ -290,5 +319,6 @@ PyTypeObject PumpType = {
     .tp_clear = (inquiry)pump_clear,
     .tp_dealloc = (destructor)pump_dealloc,
     .tp_methods = methods,
+    .tp_members = members,
     .tp_getset = getset,
 };

@@ -29,13 +29,17 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 void vfu_spin_begin(vfu_spin *p)
 {
-    uint64_t t = now(), gap = t - p->ended;
+    uint64_t t, gap;
 
+    if (p->shy) { /* for one that sleeps no clock is asked, either */
+        p->shy--;
+        return;
+    }
+    t = now();
+    gap = t - p->ended;
     p->deadline = t + p->limit;
     p->looked = 0;
-    if (p->shy)
-        p->shy--;
-    else if (gap > p->limit)
+    if (gap > p->limit)
         p->window = p->window / 2 < FIRST ? 0 : p->window / 2;
     else if (p->missed || !p->window)
         p->window = least(p->window ? 2 * p->window : FIRST, p->limit / PART);
@@ -116,5 +120,6 @@ long vfu_spin_receive(vfu_spin *p, vfu_stream *s, int fd, bool *more)
 
 void vfu_spin_end(vfu_spin *p)
 {
-    p->ended = now();
+    if (!p->shy)
+        p->ended = now();
 }

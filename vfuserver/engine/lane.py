@@ -50,8 +50,7 @@ class Lane:
         self._staying, self._asked = False, 0
         if poll_us and loop_descriptor != NONE:
             self._pump.poll(poll_us, loop_descriptor, self._stays is not None)
-        self.tell_all = False
-        """Whether `after` is told of every turn."""
+        self._tell_all = False
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
 
     def receive(self) -> None:
@@ -77,6 +76,16 @@ class Lane:
         """What polling does, and costs: Pump.polling."""
         return self._pump.polling
 
+    @property
+    def tell_all(self) -> bool:
+        """Whether `after` is told of every turn."""
+        return self._tell_all
+
+    @tell_all.setter
+    def tell_all(self, all_of_them: bool) -> None:
+        self._tell_all = all_of_them
+        self._settle()
+
     def watch(self, flags: int) -> None:
         """Waits for what the pump wants: Pump.READ, Pump.WRITE, both or neither."""
         reading, writing = bool(flags & Pump.READ), bool(flags & Pump.WRITE)
@@ -86,7 +95,7 @@ class Lane:
                 if reading:
                     self._stay_soon(self._stays)
             elif reading:
-                self._loop.add_reader(fd, self.receive)
+                self._loop.add_reader(fd, self._pump.step, self.receive, self._told)
             else:
                 self._loop.remove_reader(fd)
         if writing != self._writing:
@@ -95,6 +104,7 @@ class Lane:
             else:
                 self._loop.remove_writer(fd)
         self._reading, self._writing = reading, writing
+        self._settle()
 
     def pause(self) -> None:
         """Nothing is received or sent until resume()."""
@@ -145,6 +155,10 @@ class Lane:
         self._soon = False
         self.send()
 
+    def _settle(self) -> None:
+        """Lets the pump pass over in silence what is waited for already."""
+        self._pump.quiet = self._reading and not (self._writing or self._tell_all or self._stopped)
+
     def _step(self, move: Callable[[], int]) -> None:
         """One turn of the pump. Our own bug in it costs this connection, and no other."""
         if self._stopped or self._paused:
@@ -155,6 +169,9 @@ class Lane:
             log.exception("the connection is closed because of an error of our own")
             self._failed()
             return
-        something_new = self.tell_all or flags != _READ or not self._reading or self._writing
-        if something_new and not self._stopped and not self._paused:
+        if self._tell_all or flags != _READ or not self._reading or self._writing:
+            self._told(flags)
+
+    def _told(self, flags: int) -> None:
+        if not self._stopped and not self._paused:
             self._after(flags)
