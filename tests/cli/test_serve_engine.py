@@ -11,7 +11,7 @@ from tests.cli.conftest import SECONDS, Run, Serve
 needs_library = pytest.mark.skipif(
     "LIBVFIO_USER_SO" not in os.environ, reason="LIBVFIO_USER_SO does not name libvfio-user's library"
 )
-OTHER = 'engine = "libvfio-user"\n'
+OTHER = 'engine = "libvfio-user"\nmigration = "none"\n'
 WHY = "libvfio-user's connections belong to the library"
 MODEL = """
 from vfuserver import Bar, KiB, PciDevice, PciIdentity
@@ -65,7 +65,7 @@ def test_upgrade_to_the_other_engine_is_refused_and_the_server_goes_on(run: Run,
 
 @needs_library
 def test_upgrade_of_the_other_engine_is_refused_and_its_client_is_served(run: Run, serve: Serve) -> None:
-    with serve("edu", "--engine", "libvfio-user", "--socket", "e.sock") as serving:
+    with serve("edu", "--engine", "libvfio-user", "--migration", "none", "--socket", "e.sock") as serving:
         done = run("upgrade", "e.sock")
         assert done.returncode == 1
         assert WHY in done.stderr

@@ -1,8 +1,10 @@
 """Devices served by libvfio-user in the test's own loop, where LIBVFIO_USER_SO names the library."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ import pytest
 from vfuserver.client import Client
 from vfuserver.device.loader import load
 from vfuserver.engine import Server, find_engine, listen
+from vfuserver.engine.libvfio_user.api import library
+from vfuserver.engine.libvfio_user.context import Context
+from vfuserver.engine.libvfio_user.migration import Migration
+from vfuserver.errors import UsageError
 from vfuserver.session import SessionOptions
 from vfuserver.vfio import Backend
 
@@ -25,7 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(missing)
 
 
-Connect = Callable[[], Any]
+@cache
+def migrates() -> bool:
+    """Whether the library knows migration's version 2 (since September 2023)."""
+    context = Context(library(), "the tests", lambda _what, _error: None)
+    try:
+        Migration(context)
+    except UsageError:
+        return False
+    finally:
+        context.destroy()
+    return True
 
 
 class Bench:
@@ -41,6 +57,8 @@ class Bench:
         path = self.folder / f"{self._count}.sock"
         backend = load(device)() if isinstance(device, str) else device
         listener, chosen = listen(path), options or SessionOptions()
+        if not migrates():
+            chosen = replace(chosen, migration="none")
         engine = find_engine("libvfio-user")
         engine.check(backend, chosen, listener)
         self.server.add(backend, listener, chosen, engine.serve)

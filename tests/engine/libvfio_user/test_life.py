@@ -20,6 +20,8 @@ from vfuserver.wire import command_message
 VERSION = command_message(1, 1, struct.pack("=HH", 0, 0) + b"{}\0")
 READ = command_message(9, 2, struct.pack("=QII", 0, 7, 4))
 EDU = 0x11E8_1234
+REGIONS = (9, 10)
+"""Before September 2023 the library counts one for migration's version 1, whatever the device has."""
 EVENTFD = IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER
 
 
@@ -50,7 +52,7 @@ async def test_client_that_says_nothing_is_cut_off_and_others_are_served(bench: 
     path, other = bench.add("edu", SessionOptions(deadline=0.2)), bench.add("gpio-idio-16")
     with raw(path):
         quick = await bench.client(other)
-        assert (await quick.device_info()).num_regions == 9
+        assert (await quick.device_info()).num_regions in REGIONS
         client = await bench.client(path)
         assert await number(client, 7, 0) == EDU
 
@@ -69,7 +71,7 @@ async def test_message_byte_by_byte_blocks_nobody(bench: Bench) -> None:
         slow.recv(4096)
         for byte in READ:
             slow.sendall(bytes([byte]))
-            assert (await other.device_info()).num_regions == 9
+            assert (await other.device_info()).num_regions in REGIONS
         await until_readable(slow)
         assert slow.recv(100)[-4:] == b"\x34\x12\xe8\x11"
 
@@ -115,7 +117,7 @@ async def test_client_that_reads_nothing_stops_only_itself(bench: Bench) -> None
                 greedy.send(READ * 100)
                 await asyncio.sleep(0)
         async with asyncio.timeout(3):
-            assert (await other.device_info()).num_regions == 9
+            assert (await other.device_info()).num_regions in REGIONS
 
 
 async def test_descriptor_that_is_no_eventfd_is_refused(bench: Bench) -> None:

@@ -99,10 +99,12 @@ class Doorbells:
     """The eventfds of `Region.io_events`. The library is told of a descriptor once and for all, and a doorbell has a
     new eventfd for every client: what it was told of becomes that eventfd (dup2) when a client asks."""
 
-    def __init__(self, context: Context, backend: Backend) -> None:
-        """UsageError: the library refuses one."""
+    def __init__(self, context: Context) -> None:
         self._context = context
         self._places: dict[int, list[tuple[IoEvent, list[int]]]] = {}
+
+    def set_up(self, backend: Backend) -> None:
+        """Tells the context of them all. UsageError: the library refuses one."""
         for index, region in enumerate(backend.regions):
             for event in reversed(region.io_events):  # the library lists the last one first
                 self._add(index, event, backend.name)

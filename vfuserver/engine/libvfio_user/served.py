@@ -57,11 +57,13 @@ class Served:
         self._timer: asyncio.TimerHandle | None = None
         self._watching = self._closing = False
         self._context = Context(api.library(), backend.name, self._failed)
+        self._doorbells = regions.Doorbells(self._context)
         try:
             self._set_up()
             self._context.listen_on(listener.socket)
         except BaseException:
             self._context.destroy()
+            self._doorbells.close()
             raise
 
     def begin(self) -> None:
@@ -140,7 +142,7 @@ class Served:
         log_into(context, self._log)
         masks = options.quirks[REGION_ERRORS] == "all-ones"
         regions.set_up(context, backend, self._made, masks, self._refused)
-        self._doorbells = regions.Doorbells(context, backend)
+        self._doorbells.set_up(backend)
         for index, callback in callbacks(context, self._eventfds):
             context.must(context.lib.vfu_setup_irq_state_callback(context.handle, index, callback), index.name)
         self._set_up_memory(options.max_dma_maps)
