@@ -41,8 +41,9 @@ class Sample(PciDevice):
 
     @moment.on_write
     def arm(self, moment: int) -> None:
-        """Asks for the interrupt."""
-        self.alarm.start(after=max(0.0, moment - time.time()))
+        """Asks for the interrupt, in whole seconds as the sample's own server does: `client` asks for the next one, and
+        takes a DMA message that comes before it has read this register back for the reply."""
+        self.alarm.start(after=float(max(0, moment - int(time.time()))))
 
     @moment.on_read
     def elapsed(self) -> int:
