@@ -6,10 +6,12 @@ starts `server` from its own folder, loads the state there, compares BAR1 and wa
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,16 +21,19 @@ from pathlib import Path
 import pytest
 
 from tests.interop import destination
-from tests.interop.conftest import one_device
+from tests.interop.cells import ENGINE, LABEL, LABEL_V1, LIBRARY, SERVER, cell
+from tests.interop.conftest import ENGINE as ENGINE_WORDS
+from tests.interop.conftest import PROGRAM, one_device
 from tests.interop.sample_device import PAGE, PATTERN
+from tests.interop.samples import SAMPLES, SAMPLES_V1, SINCE_832, version_1, version_2
 from vfuserver.client import Client
 from vfuserver.vfio import MigrationState
 
-SAMPLES, SAMPLES_V1 = os.environ.get("LIBVFIO_USER_SAMPLES", ""), os.environ.get("LIBVFIO_USER_SAMPLES_V1", "")
-version_2 = pytest.mark.skipif(not SAMPLES, reason="LIBVFIO_USER_SAMPLES does not name libvfio-user's samples")
-version_1 = pytest.mark.skipif(
-    not SAMPLES_V1, reason="LIBVFIO_USER_SAMPLES_V1 does not name libvfio-user's samples from before its #782"
-)
+of_our_engine = pytest.mark.skipif(ENGINE != "vfuserver", reason="of our own engine")
+of_the_library = pytest.mark.skipif(ENGINE != LIBRARY, reason="of the engine libvfio-user")
+PEER = "libvfio-user's sample client"
+with_version_2 = cell(SERVER, PEER, "session, INTx, DMA by messages, migration by version 2", LABEL)
+with_version_1 = cell(SERVER, PEER, "session, INTx, DMA by messages, migration by version 1", LABEL_V1)
 
 DEVICE = f"{Path(__file__).parent / 'sample_device.py'}:Sample"
 MESSAGES = ("--quirk", "private-memory=messages")
@@ -106,6 +111,8 @@ async def same_in_both(here: Client, there: Client) -> None:
 
 
 @version_2
+@of_our_engine
+@with_version_2
 async def test_the_client_of_version_2_moves_our_device(tmp_path: Path) -> None:
     """S2.14, S2.15, S3.5, S3.11, S3.14, S3.18: no BAR is sized and COMMAND never written; DMA is done by messages."""
     with one_device(tmp_path, *MESSAGES, *APART, *PADDED, device=DEVICE) as source:
@@ -126,6 +133,7 @@ async def test_the_client_of_version_2_moves_our_device(tmp_path: Path) -> None:
 
 
 @version_2
+@of_our_engine
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -142,6 +150,8 @@ async def test_the_client_of_version_2_needs_both_quirks(tmp_path: Path, options
 
 
 @version_1
+@of_our_engine
+@with_version_1
 @pytest.mark.parametrize("migration", ["v1", "both"])
 async def test_the_client_of_version_1_moves_our_device(tmp_path: Path, migration: str) -> None:
     """S3.27, S3.28, S3.29: a segment while it runs, one when it has stopped, and command 14.
@@ -167,6 +177,7 @@ async def test_the_client_of_version_1_moves_our_device(tmp_path: Path, migratio
 
 
 @version_1
+@of_our_engine
 async def test_the_client_of_version_1_ends_at_the_capability_of_ndma(tmp_path: Path) -> None:
     """S3.27 has it wherever peer-to-peer is offered, and nothing that such a client says tells that it bears none but
     two: hence --hide-peer-to-peer."""
@@ -174,3 +185,73 @@ async def test_the_client_of_version_1_ends_at_the_capability_of_ndma(tmp_path: 
         async with run(SAMPLES_V1, source.path) as done:
             assert "client: bad VFIO cap ID 0x6" in done.said
         assert done.code == 1
+
+
+NO_12_KIB = "its #832: the library refuses regions whose size is no power of 2, and the sample's BAR1 has 12 KiB"
+ISSUE_279 = (
+    "its issue 279: the client waits for DMA messages for memory whose descriptor it gave; this engine copies to such "
+    "memory, and sends messages over twin sockets alone; up to INTx all came out"
+)
+LIBRARY_V1 = os.environ.get("LIBVFIO_USER_SO_V1", "")
+NO_LOGGING = (
+    "before its #782 the library refuses to log dirty pages unless migration's version 1 was set up "
+    "(lib/libvfio-user.c:1024 of 1569a37), and this engine offers version 2 alone; up to INTx's set-up all came out"
+)
+SILENCE = 4.0
+"""Seconds: the client's interrupt comes after 1 s."""
+
+
+def refusal(folder: Path) -> str:
+    """Why a server refuses the device at its start; nothing if it serves it."""
+    words = [PROGRAM, "serve", *ENGINE_WORDS, DEVICE, "--socket", str(folder / "tried")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        ready = process.stdout.readline()
+        process.terminate()
+        return "" if ready else process.stderr.read()
+
+
+async def ends_or_stands_still(samples: str, source: str) -> list[str]:
+    """What a client says that does not come through: line by line, until it says nothing more."""
+    words = ["stdbuf", "-oL", str(Path(samples) / "client"), source]
+    ours = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*words, stdout=ours, stderr=asyncio.subprocess.STDOUT)
+    assert process.stdout
+    said: list[str] = []
+    with contextlib.suppress(TimeoutError):
+        while line := await asyncio.wait_for(process.stdout.readline(), SILENCE):
+            said.append(line.decode().rstrip())
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+    return said
+
+
+@of_the_library
+@version_2
+@with_version_2
+async def test_the_client_of_version_2_reaches_its_interrupt_on_the_library(tmp_path: Path) -> None:
+    """Then it waits for DMA messages, which that engine does not send to it."""
+    if SINCE_832.search(refusal(tmp_path)):
+        pytest.xfail(NO_12_KIB)
+    with one_device(tmp_path, device=DEVICE) as source:
+        said = await ends_or_stands_still(SAMPLES, source.path)
+    assert {*LINES[:4], "client: IRQ INTx: count=1 flags=0x1"} <= {*said}
+    assert said[-1] == "client: INTx triggered!"
+    pytest.xfail(ISSUE_279)
+
+
+@of_the_library
+@version_1
+@pytest.mark.skipif(not LIBRARY_V1, reason="LIBVFIO_USER_SO_V1 does not name the library from before its #782")
+@with_version_1
+async def test_the_client_of_version_1_reaches_dirty_logging_on_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which the library of its day has only with migration."""
+    monkeypatch.setenv("LIBVFIO_USER_SO", LIBRARY_V1)
+    with one_device(tmp_path, "--migration", "none", device=DEVICE) as source:
+        said = await ends_or_stands_still(SAMPLES_V1, source.path)
+    assert said[-1] == "client: failed to start dirty page logging: Operation not supported"
+    pytest.xfail(NO_LOGGING)

@@ -6,23 +6,22 @@ and ends with it; it goes on only with a time in BAR0 that is not over, and begi
 
 import asyncio
 import json
-import os
 import random
 import re
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.interop.conftest import PROGRAM, eventually
+from tests.interop.cells import CLIENT, LABEL, cell
+from tests.interop.conftest import PROGRAM
 from tests.interop.middle import Middle
+from tests.interop.samples import SAMPLES, SECONDS, Start, servers, version_2
 from vfuserver.cli._migrating import Move
 from vfuserver.cli._mirror import Mirror
 from vfuserver.cli._moving import End, destination_at, going_on_after_failure, load, save, source_at
@@ -33,54 +32,25 @@ from vfuserver.session.commands.mig_data_read import MigDataRead
 from vfuserver.session.commands.region_write import RegionWrite
 from vfuserver.vfio import MigrationFlags, MigrationState
 
-SAMPLES = os.environ.get("LIBVFIO_USER_SAMPLES", "")
-pytestmark = pytest.mark.skipif(not SAMPLES, reason="LIBVFIO_USER_SAMPLES does not name libvfio-user's samples")
+pytestmark = [
+    version_2,
+    cell(CLIENT, "libvfio-user's samples server, gpio-pci-idio-16, null", "save, load, migrate (version 2)", LABEL),
+]
 
 PAGE, BAR1, WHOLE = 4096, 3 * 4096, 3 * 4096 + 8
 CONTENT = random.Random(BAR1).randbytes(PAGE)
 """Of BAR1's first page: reads of the sample's BAR1 give its beginning, whatever their offset."""
 FUTURE = 3600
 """Seconds until the sample's interrupt: after the test."""
-SECONDS = 10.0
-ENDS_WITHIN = 1.0
-"""Seconds, for a server that refuses its own device."""
 
-Start = Callable[..., Path]
 STATES = MigrationState
-
-
-@cache
-def ends_at_once(program: str) -> str:
-    """Why a server of this build does so, after it has made its socket; nothing if it serves."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(SAMPLES) / program), f"{folder}/socket"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                return process.communicate(timeout=ENDS_WITHIN)[1].strip()
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return ""
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """start("a", "server", ...) starts a sample program and returns its socket; it is killed at the end."""
-    running: list[subprocess.Popen[str]] = []
-
-    def starter(name: str, program: str = "server", *words: str) -> Path:
-        if why := ends_at_once(program):
-            pytest.skip(f"this {program} ends at once: {why}")
-        path = tmp_path / name
-        command = [str(Path(SAMPLES) / program), *words, str(path)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        assert eventually(path.exists)
-        return path
-
-    yield starter
-    for process in running:
-        process.kill()
-        process.communicate(timeout=SECONDS)
+    with servers(tmp_path) as start_one:
+        yield lambda name, program="server", *words: start_one(SAMPLES, name, program, *words)
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -104,14 +104,15 @@ async def rig(
     modules: Sequence[str] = (),
     spare: Sequence[str] = (),
     pciutils: bool = False,
+    engine: str = ENGINE,
 ) -> AsyncIterator[Rig]:
     """Serves `devices` (name -> options), boots the stock guest of `topology` on them, and takes both down again."""
     with tempfile.TemporaryDirectory(prefix="vfu-") as folder:
-        engine = find_engine(ENGINE)
+        found = find_engine(engine)
         async with Server() as server:
             made, plugs = {}, {}
             for name, options in devices.items():
-                home = find_home(engine, OPTIONS.poll, name)
+                home = find_home(found, OPTIONS.poll, name)
                 made[name] = home.call_patiently(partial(load(str(OWN_MODELS.get(name, name))), name=name, **options))
                 server.add(made[name], listen(Path(folder) / name), OPTIONS, home.serve)
                 plugs[name] = Plug(name, Path(folder) / name)
