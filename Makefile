@@ -8,12 +8,14 @@ CORE   := $(VENV)/.core
 SANE   := build/sanitize
 STRESS := build/stress
 
+CELLS  := $(BIN)/python -m pytest -q -p tests.interop.cells --cells docs/interop.json tests/interop
+
 STRESS_SECONDS ?= 5
 STRESS_KILLS   ?= 2000
 STRESS_DEATHS  ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit guest sanitize stress requirements bench speed compare wheel clean
+.PHONY: help demo test check lint types unit guest interop sanitize stress requirements bench speed compare wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,12 @@ unit: $(CORE)
 guest: $(CORE)  ## tests inside a guest (fetches QEMU and a kernel once)
 	@echo "== tests in a guest"
 	@$(BIN)/pytest -m guest -v
+
+interop: $(CORE)  ## the interop matrix, docs/interop.md, with the peers that are named (CONTRIBUTING says how)
+	@echo "== cells of the interop matrix, on our engine"
+	@$(CELLS) || [ $$? -eq 1 ]
+	@[ -z "$$LIBVFIO_USER_SO" ] || { echo "== on libvfio-user"; VFUSERVER_TEST_ENGINE=libvfio-user $(CELLS) || [ $$? -eq 1 ]; }
+	@$(BIN)/python -m tests.interop.matrix docs/interop.json docs/interop.md
 
 stress: $(CORE)  ## threads of DMA against map, unmap and report, under the sanitizers; servers killed while they serve
 	@mkdir -p $(STRESS)
