@@ -92,8 +92,8 @@ static int take_in(PumpObject *self, long got, bool more)
 
     if (got == 0)
         return VFU_PUMP_EOF;
-    if (got == -EAGAIN)
-        return status(self, 0, false);
+    if (got == -EAGAIN) /* what is still queued waits for the socket */
+        return send_out(self);
     if (got < 0)
         return status(self, got, false);
     vfu_stream_process(s);
@@ -179,9 +179,9 @@ static int stay(PumpObject *self, uint64_t unused)
         if (!released)
             released = PyEval_SaveThread();
         got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);
+        flags = take_in(self, got, more);
         if (got == -EAGAIN)
             break;
-        flags = take_in(self, got, more);
     }
     need_gil();
     vfu_spin_end(&self->spin);

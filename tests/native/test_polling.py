@@ -258,6 +258,20 @@ def test_client_that_writes_without_end_gives_the_loop_its_turn_also_from_a_pump
         assert staying.pump.stay() == _core.Pump.READ
 
 
+@pytest.mark.parametrize("move", ["run", "stay"])
+def test_what_the_socket_has_not_taken_is_still_to_be_written_when_nothing_comes(staying: Staying, move: str) -> None:
+    staying.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    flags = _core.Pump.READ
+    while flags == _core.Pump.READ:
+        flags = staying.turn(read(0, 4) * 50)
+    both = _core.Pump.READ | _core.Pump.WRITE
+    assert (flags, getattr(staying.pump, move)()) == (both, both)
+    while staying.stream.queued:
+        staying.far.recv(1 << 16)
+        flags = getattr(staying.pump, move)()
+    assert flags == _core.Pump.READ
+
+
 def test_run_of_a_pump_that_stays_never_waits(staying: Staying) -> None:
     for _ in range(10):
         staying.turn()
