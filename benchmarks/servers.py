@@ -73,7 +73,8 @@ def started(command: Words, lines: int = 1) -> Iterator[int]:
 def place(pid: int, *, alone: bool) -> None:
     """On a processor of its own beside a polling client's (which has the first one), or wherever there is room."""
     everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(pid, sorted(everywhere)[1:2] or everywhere if alone else everywhere)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), sorted(everywhere)[1:2] or everywhere if alone else everywhere)
 
 
 def numbers(words: Words, script: str = "") -> list[float]:
