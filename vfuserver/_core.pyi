@@ -409,6 +409,7 @@ class Pump:
     WRITE: Final[int]  # = 2: wait until it is writable
     EOF: Final[int]  # = 4: the peer has closed
     BROKEN: Final[int]  # = 8: see stream.broken, or a socket error (then `error` is its errno)
+    LARGE: Final[int]  # = 16: the buffers are larger than they begin: ask for rest() in a while
     error: Final[int]
 
     def __init__(self, stream: Stream, fd: int) -> None: ...
@@ -416,7 +417,7 @@ class Pump:
         """One recvmsg (many messages; some more where descriptors ended it), the replies in one sendmsg.
 
         With `spin_us` it keeps polling, without the GIL, until that many microseconds have passed without a message.
-        Returns READ | WRITE | EOF | BROKEN."""
+        Returns READ | WRITE | EOF | BROKEN, and LARGE once."""
     quiet: bool
     """Whether step() tells nothing of a turn after which only READ is waited for."""
     def step(self, run: Callable[[], None], told: Callable[[int], None]) -> None:
@@ -435,6 +436,10 @@ class Pump:
     wanted the processor."""
     def flush(self) -> int:
         """Sends what is queued; returns as run()."""
+    def rest(self) -> bool:
+        """Gives empty buffers that are large back, if no message has come since LARGE was said or this was last called.
+
+        False: some are large still, so ask again; True: LARGE will be said when one is."""
 
 STRUCTS: Final[dict[str, tuple[int, dict[str, tuple[int, int]]]]]
 """Every C struct of the wire: name -> (size, field -> (offset, size)). A test ties it to the construct layouts."""

@@ -116,6 +116,7 @@ static const struct {
     {"QUIET", VFU_GATE_QUIET},
 }, pump_numbers[] = {
     {"READ", VFU_PUMP_READ}, {"WRITE", VFU_PUMP_WRITE}, {"EOF", VFU_PUMP_EOF}, {"BROKEN", VFU_PUMP_BROKEN},
+    {"LARGE", VFU_PUMP_LARGE},
 };
 
 static int add_type_number(PyTypeObject *type, const char *name, long value)

@@ -17,6 +17,8 @@ typedef struct {
     PyObject_HEAD
     StreamObject *stream;
     int fd, error, stays; /* stays: only stay() waits */
+    bool large;       /* has been told */
+    uint64_t rested;  /* how many messages had come, when it was last asked to rest */
     vfu_spin spin;
     char quiet; /* step() tells nothing of a turn after which the next message is what is waited for */
 } PumpObject;
@@ -188,6 +190,34 @@ static int stay(PumpObject *self, uint64_t unused)
     return flags;
 }
 
+/* Flags as Python gets them. */
+static PyObject *told(PumpObject *self, int flags)
+{
+    const vfu_stream *s = &self->stream->stream;
+
+    if (!self->large && (vfu_buffer_large(&s->rx) || vfu_buffer_large(&s->tx))) {
+        self->large = true;
+        self->rested = s->received;
+        flags |= VFU_PUMP_LARGE;
+    }
+    return PyLong_FromLong(flags);
+}
+
+static PyObject *pump_rest(PumpObject *self, PyObject *unused)
+{
+    vfu_stream *s = &self->stream->stream;
+    bool quiet = s->received == self->rested && !s->processing;
+
+    (void)unused;
+    self->rested = s->received;
+    if (quiet) {
+        vfu_buffer_rest(&s->rx);
+        vfu_buffer_rest(&s->tx);
+    }
+    self->large = vfu_buffer_large(&s->rx) || vfu_buffer_large(&s->tx);
+    return PyBool_FromLong(!self->large);
+}
+
 static PyObject *served(PumpObject *self, int (*move)(PumpObject *, uint64_t), uint64_t spin_ns)
 {
     StreamObject *outer = serving, *stream = self->stream;
@@ -202,7 +232,7 @@ static PyObject *served(PumpObject *self, int (*move)(PumpObject *, uint64_t), u
     if (stream->closed)
         vfu_stream_free(&stream->stream);
     Py_DECREF(stream);
-    return PyLong_FromLong(flags);
+    return told(self, flags);
 }
 
 static PyObject *pump_run(PumpObject *self, PyObject *args)
@@ -258,7 +288,7 @@ static PyObject *pump_flush(PumpObject *self, PyObject *unused)
     if (stream->closed)
         vfu_stream_free(&stream->stream);
     Py_DECREF(stream);
-    return PyLong_FromLong(flags);
+    return told(self, flags);
 }
 
 static PyObject *pump_poll(PumpObject *self, PyObject *args)
@@ -292,6 +322,7 @@ static PyMethodDef methods[] = {
     {"stay", (PyCFunction)pump_stay, METH_NOARGS, "stay(): run() as long as poll() allows, without the GIL."},
     {"step", (PyCFunction)(void (*)(void))pump_step, METH_FASTCALL, "step(run, told): run(), for a loop's callback."},
     {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd, stays=False): run(), or stay(), waits for what comes soon."},
+    {"rest", (PyCFunction)pump_rest, METH_NOARGS, "rest(): gives memory back if nothing has come since."},
     {"flush", (PyCFunction)pump_flush, METH_NOARGS, "Sends what is queued."},
     {0},
 };

@@ -87,6 +87,27 @@ __attribute__((noinline)) static void ring_consumed(vfu_buffer *b)
     vfu_buffer_wrap(b);
 }
 
+/* The allocator may keep what it is given, but not the pages in it. */
+static void drop_pages(const vfu_buffer *b)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = ((uintptr_t)b->data + page - 1) & ~(page - 1);
+    uintptr_t end = ((uintptr_t)b->data + b->capacity) & ~(page - 1);
+
+    if (start < end)
+        madvise((void *)start, end - start, MADV_DONTNEED);
+}
+
+void vfu_buffer_rest(vfu_buffer *b)
+{
+    if (!vfu_buffer_large(b) || vfu_buffer_length(b))
+        return;
+    b->base += b->head;
+    drop_pages(b);
+    free(b->data);
+    b->data = NULL;
+    b->capacity = b->head = b->tail = b->quiet = 0;
+}
+
 void vfu_buffer_consume(vfu_buffer *b, size_t size)
 {
     size_t used = b->tail;
@@ -101,11 +122,8 @@ void vfu_buffer_consume(vfu_buffer *b, size_t size)
     b->base += b->head;
     b->head = b->tail = 0;
     b->quiet = b->capacity > b->small && used <= b->small ? b->quiet + 1 : 0;
-    if (b->quiet > QUIET_USES) {
-        free(b->data); /* the next use allocates the small size */
-        b->data = NULL;
-        b->capacity = b->quiet = 0;
-    }
+    if (b->quiet > QUIET_USES)
+        vfu_buffer_rest(b);
 }
 
 bool vfu_buffer_give_away(vfu_buffer *b, uint8_t **memory)

@@ -25,6 +25,11 @@ void vfu_buffer_consume(vfu_buffer *buffer, size_t size);
 /* A ring's head has moved: its second mapping is left as soon as the first shows all that is queued. */
 void vfu_buffer_wrap(vfu_buffer *ring);
 
+/* True if it holds more memory than it does at rest. */
+static inline bool vfu_buffer_large(const vfu_buffer *b) { return !b->ring && b->capacity > b->small; }
+/* An empty buffer that is large gives its memory back; the next use allocates the small size. */
+void vfu_buffer_rest(vfu_buffer *buffer);
+
 /* The caller gets the memory (not of a ring), to be freed, and what is queued moves elsewhere; false: there is no memory
  * for that, and nothing is queued any more. */
 bool vfu_buffer_give_away(vfu_buffer *buffer, uint8_t **memory);

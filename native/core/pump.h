@@ -9,6 +9,7 @@ enum {
     VFU_PUMP_WRITE = 2,  /* wait until it is writable */
     VFU_PUMP_EOF = 4,    /* the peer has closed */
     VFU_PUMP_BROKEN = 8, /* the stream is broken, or the socket failed */
+    VFU_PUMP_LARGE = 16, /* the stream holds much memory now; said once, until it has rested */
 };
 
 /* Has the socket take a whole message of the stream's at a time, as far as the system allows. */

@@ -16,6 +16,9 @@ from vfuserver.engine.device_loop import Asked
 from vfuserver.engine.polling import NONE, loop_fd
 
 _READ: Final = Pump.READ
+_LARGE: Final = Pump.LARGE
+_REST_AFTER: Final = 1.0
+"""Seconds without a message after which buffers for large ones are given back."""
 log = logging.getLogger("vfuserver.engine")
 
 
@@ -51,6 +54,7 @@ class Lane:
         if poll_us and loop_descriptor != NONE:
             self._pump.poll(poll_us, loop_descriptor, self._stays is not None)
         self._tell_all = False
+        self._resting: asyncio.TimerHandle | None = None
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
 
     def receive(self) -> None:
@@ -125,6 +129,8 @@ class Lane:
             self._stopped = True
             self.watch(0)
             want_loop()
+            if self._resting is not None:
+                self._resting.cancel()
 
     def close(self) -> None:
         """Stops, and closes the socket. Idempotent."""
@@ -159,6 +165,15 @@ class Lane:
         """Lets the pump pass over in silence what is waited for already."""
         self._pump.quiet = self._reading and not (self._writing or self._tell_all or self._stopped)
 
+    def _rest_later(self) -> None:
+        if not self._stopped:
+            self._resting = self._loop.call_later(_REST_AFTER, self._rest)
+
+    def _rest(self) -> None:
+        """An idle connection keeps little memory, whatever it has done before."""
+        if not self._pump.rest():
+            self._rest_later()
+
     def _step(self, move: Callable[[], int]) -> None:
         """One turn of the pump. Our own bug in it costs this connection, and no other."""
         if self._stopped or self._paused:
@@ -173,5 +188,8 @@ class Lane:
             self._told(flags)
 
     def _told(self, flags: int) -> None:
+        if flags & _LARGE:
+            flags ^= _LARGE
+            self._rest_later()
         if not self._stopped and not self._paused:
             self._after(flags)
