@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -79,9 +80,22 @@ def make(wanted: Wanted) -> list[tuple[PciDevice, SessionOptions]]:
 def add(server: Server, wanted: Wanted) -> list[str]:
     """Makes the device, or the card's functions, listens, and has `server` serve them from now on.
 
-    The words after `ready` on stdout, one line a function. UsageError as make(), or it cannot listen there; then
-    nothing is left behind.
+    The words after `ready` on stdout, one line a function. UsageError as make(), or it cannot listen there, or the
+    process may have no more descriptors; then nothing is left behind.
     """
+    try:
+        return _add(server, wanted)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise UsageError(
+            f"{wanted.name or wanted.device} cannot be served beside the others: this process may have {hard} "
+            f"descriptors, and each device needs some: raise the limit (ulimit -Hn), or serve fewer in one process"
+        ) from None
+
+
+def _add(server: Server, wanted: Wanted) -> list[str]:
     from vfuserver.engine import find_engine
 
     engine = find_engine(wanted.engine)
