@@ -51,12 +51,11 @@ def use_all_descriptors() -> None:
 
 
 def warm_up() -> None:
-    """Imports and compiles what listening did not need, so that no client waits for it."""
+    """Imports what listening did not need, so that no client waits for it."""
     from vfuserver.session import COMMANDS, FEATURES
 
     import_module("vfuserver.engine.unix_socket")
-    for command in COMMANDS.all():
-        _ = command.request.construct, command.reply.construct
+    COMMANDS.all()
     FEATURES.all()
 
 

@@ -8,14 +8,14 @@ gets the `Connection` that it works on.
 import errno
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from vfuserver.errors import CommandError, DeclarationError
 from vfuserver.session.connection import Connection
 from vfuserver.session.descriptors import Descriptors
 from vfuserver.session.registry import Registry
 from vfuserver.vfio import Later
-from vfuserver.wire import EMPTY, Layout, LayoutError
+from vfuserver.wire import EMPTY, Layout
 
 Data = bytes | bytearray | memoryview
 Answer = bytes | bytearray | list[Data] | tuple[bytes, Sequence[int]] | Later
@@ -47,14 +47,6 @@ class Request:
         self._layout = layout
         self.payload = payload
         self.fds = fds
-
-    @property
-    def values(self) -> Any:
-        """All fields by name. CommandError(EINVAL): bytes are missing."""
-        try:
-            return self._layout.parse(self.payload)
-        except LayoutError as error:
-            raise CommandError(errno.EINVAL, str(error)) from error
 
     @property
     def integers(self) -> tuple[int, ...]:

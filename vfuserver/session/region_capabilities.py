@@ -36,23 +36,14 @@ SPARSE_MMAP_FDS: Final = Layout(
 
 def sparse_mmap(areas: Iterable[MmapArea]) -> bytes:
     """The capability that lists what may be mapped of one file, without its header."""
-    listed = [{"offset": area.offset, "size": area.size} for area in areas]
-    return SPARSE_MMAP.build(reserved=0, areas=listed)
+    listed = [AREA.pack(area.offset, area.size) for area in areas]
+    return SPARSE_MMAP.pack(len(listed), 0) + b"".join(listed)
 
 
 def sparse_mmap_fds(areas: Iterable[MmapArea], fds: Sequence[int]) -> bytes:
     """The capability that lists areas of several files, `fds`, without its header."""
-    listed = [
-        {
-            "offset": area.offset,
-            "fd_offset": area.fd_offset,
-            "size": area.size,
-            "fd_index": fds.index(area.fd),
-            "pad": 0,
-        }
-        for area in areas
-    ]
-    return SPARSE_MMAP_FDS.build(reserved=0, areas=listed)
+    listed = [FD_AREA.pack(area.offset, area.fd_offset, area.size, fds.index(area.fd), 0) for area in areas]
+    return SPARSE_MMAP_FDS.pack(len(listed), 0) + b"".join(listed)
 
 
 def capability_list(capabilities: Sequence[tuple[int, bytes]], at: int) -> bytes:

@@ -29,16 +29,16 @@ class Version(Command, number=1, name="VERSION"):
     @classmethod
     def handle(cls, connection: Connection, request: Request) -> Answer:
         """Settles the connection's limits. PeerError (the connection closes): another major, or bad data."""
-        values = request.values
-        if values.major != MAJOR:
-            raise PeerError(f"VERSION: the major version must be {MAJOR}, not {values.major}.{values.minor}")
-        proposed = parse_version_data(values.data)
+        major, minor = request.integers
+        data = request.payload[cls.request.size :]
+        if major != MAJOR:
+            raise PeerError(f"VERSION: the major version must be {MAJOR}, not {major}.{minor}")
+        proposed = parse_version_data(data)
         theirs = Capabilities.stated(proposed or {})
-        told = answer(proposed or {}, connection.offer(theirs), len(values.data))
+        told = answer(proposed or {}, connection.offer(theirs), len(data))
         qemu = looks_like_qemu(proposed or {})
         connection.agree(theirs, set(told), qemu=qemu)
         like = ", as QEMU does" if qemu else ""
-        connection.log.info("client speaks %d.%d%s: %s", values.major, values.minor, like, theirs)
-        data = b"" if proposed is None else version_data(told)
-        reply = cls.reply.build(major=MAJOR, minor=MINOR, data=data)
+        connection.log.info("client speaks %d.%d%s: %s", major, minor, like, theirs)
+        reply = cls.reply.pack(MAJOR, MINOR) + (b"" if proposed is None else version_data(told))
         return (reply, [connection.twin.peer]) if connection.twin else reply
