@@ -67,9 +67,9 @@ class Apart:
             self._thread.call(self._inner.close)
         except LocalError as error:
             log.error("%s is not closed: %s", self.name, error)
-        if not self.finished.done():
-            self.finished.set_result(None)
-        self._thread.leave()
+        finally:
+            self._finish()
+            self._thread.leave()
 
     # -- from process to process
 
@@ -100,8 +100,10 @@ class Apart:
 
     def leave(self) -> None:
         """Another process goes on with it: gives back what is ours, and neither client nor log are told."""
-        self._thread.call(self._inner.leave)
-        self._thread.leave()
+        try:
+            self._thread.call(self._inner.leave)
+        finally:
+            self._thread.leave()
 
     # -- on the device's thread
 

@@ -20,6 +20,10 @@ class Asked(asyncio.AbstractEventLoop):
     asked = 0
     """How often it was asked for something."""
 
+    def call_idly(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """As call_soon(), for what is only done because there is nothing else: the loop is not asked for anything."""
+        super().call_soon(callback, *args)
+
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:

@@ -95,11 +95,10 @@ class Lane:
         reading, writing = bool(flags & Pump.READ), bool(flags & Pump.WRITE)
         fd = self.socket.fileno()
         if reading != self._reading:
-            if self._stays is not None:
-                if reading:
-                    self._stay_soon(self._stays)
-            elif reading:
+            if reading:
+                # a lane that stays gives way to another one by that
                 self._loop.add_reader(fd, self._pump.step, self.receive, self._told)
+                self._stay_soon()
             else:
                 self._loop.remove_reader(fd)
         if writing != self._writing:
@@ -143,11 +142,11 @@ class Lane:
             self.watch(Pump.READ)
             self.send()
 
-    def _stay_soon(self, loop: Asked) -> None:
-        if not self._staying:
+    def _stay_soon(self) -> None:
+        if self._stays is not None and not self._staying:
             self._staying = True
-            loop.call_soon(self._stay, loop)
-            self._asked = loop.asked
+            self._asked = self._stays.asked
+            self._stays.call_idly(self._stay, self._stays)
 
     def _stay(self, loop: Asked) -> None:
         """Polls until the loop has something to do; what it was asked for after this goes first."""
@@ -155,7 +154,7 @@ class Lane:
         if self._reading:
             self._step(self._pump.stay if loop.asked == self._asked else self._run)
         if self._reading:
-            self._stay_soon(loop)
+            self._stay_soon()
 
     def _send_now(self) -> None:
         self._soon = False
