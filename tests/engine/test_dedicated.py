@@ -497,3 +497,15 @@ async def test_device_on_a_thread_waits_for_one_beside_it_that_is_stopped(house:
                     await plays(2)
         async with asyncio.timeout(HOLD / 2):
             await plays(3)
+
+
+async def test_device_stops_only_when_the_thread_of_one_beside_it_has_held_that(house: House) -> None:
+    """S3.10: what that is in the middle of may be a copy into the one that stops; here it is a hook that takes long."""
+    (_, busy), (_, stopping) = house.add(Watched), house.add(Watched, SessionOptions())
+    async with await Client.connect(busy) as one, await Client.connect(stopping) as other:
+        began = time.monotonic()
+        write = asyncio.create_task(one.region_write(0, STUCK, (300).to_bytes(4, "little")))
+        await asyncio.sleep(0.05)
+        await other.set_device_state(MigrationState.STOP)
+        assert time.monotonic() - began >= 0.3
+        await write
