@@ -116,11 +116,16 @@ static int receive_once(PumpObject *self, long *got)
     return take_in(self, *got, more);
 }
 
-/* True if nothing but the next message can be waited for: nobody has asked for the loop, and no command waits. */
+/* True if the next message can be waited for: nobody has asked for the loop. */
+static bool may_stay(const PumpObject *self, int flags)
+{
+    return flags == VFU_PUMP_READ && !loop_wanted && !self->stream->closed && vfu_spin_pays(&self->spin);
+}
+
+/* True if nothing else can be: no command waits. */
 static bool may_spin(const PumpObject *self, int flags)
 {
-    return flags == VFU_PUMP_READ && !loop_wanted && !self->stream->closed &&
-           self->stream->stream.held.kind == VFU_HELD_NOTHING && vfu_spin_pays(&self->spin);
+    return may_stay(self, flags) && self->stream->stream.held.kind == VFU_HELD_NOTHING;
 }
 
 /* One turn, which goes on while the next message comes soon. It is waited for without the GIL, and served with it. */
@@ -177,7 +182,7 @@ static int stay(PumpObject *self, uint64_t unused)
     (void)unused;
     loop_wanted = false;
     vfu_spin_stay(&self->spin);
-    while (may_spin(self, flags)) {
+    while (may_stay(self, flags)) {
         if (!released)
             released = PyEval_SaveThread();
         got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);

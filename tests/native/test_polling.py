@@ -258,6 +258,16 @@ def test_client_that_writes_without_end_gives_the_loop_its_turn_also_from_a_pump
         assert staying.pump.stay() == _core.Pump.READ
 
 
+def test_pump_that_stays_waits_without_the_interpreter_also_while_a_command_is_held(staying: Staying) -> None:
+    staying.on_write = lambda value: Later("a slow register")
+    staying.send(write(4, bytes(4)))
+    staying.pump.stay()
+    assert (len(staying.laters), staying.stream.held) == (1, True)
+    before = staying.count("spins")[0]
+    staying.pump.stay()
+    assert staying.count("spins") == [before + 1]
+
+
 @pytest.mark.parametrize("move", ["run", "stay"])
 def test_what_the_socket_has_not_taken_is_still_to_be_written_when_nothing_comes(staying: Staying, move: str) -> None:
     staying.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
