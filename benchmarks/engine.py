@@ -27,7 +27,7 @@ from benchmarks.servers import (
     started,
 )
 
-READS, WARM_UP = 5000, 500  # wire.c reads a tenth more
+READS, WARM_UP = 3000, 300  # wire.c reads a tenth more
 MANY, SECONDS = 64, 0.5
 ON: Final = "vfuserver serve"
 OFF: Final = "vfuserver serve --poll off"

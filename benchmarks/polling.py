@@ -1,4 +1,4 @@
-"""A polling harness: testdev on a socket, served by a pump that spins. Until the engine polls by itself.
+"""A polling harness: testdev on a socket, served by a pump that spins, and nothing else: what the code alone costs.
 
 `python -m benchmarks.polling SOCKET` prints one line when it listens, and serves one client after another.
 """
