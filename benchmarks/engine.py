@@ -1,9 +1,9 @@
 """The engine as it is started by default: `vfuserver serve`, which polls while that pays, before clients of each kind.
 
-Beside it in every round: a bare echo of the client's kind, the same server with `--poll off` and with `--poll
-dedicated`, and, if LIBVFIO_USER_SO names libvfio-user, the library's, which sleep: with a C callback, with a Python
-callback, and the same device of ours on it (`--engine libvfio-user`). A client that polls has a processor of its own,
-and its server another; one that sleeps is where the scheduler puts it.
+Beside it in every round: a bare echo of the client's kind, the same server with each other way to `--poll`, and, if
+LIBVFIO_USER_SO names libvfio-user, the library's, which sleep: with a C callback, with a Python callback, and the same
+device of ours on it (`--engine libvfio-user`). A client that polls has a processor of its own, and its server another;
+one that sleeps is where the scheduler puts it.
 """
 
 import tempfile
@@ -23,6 +23,7 @@ from benchmarks.servers import (
     numbers,
     peers,
     place,
+    polls,
     serve,
     started,
 )
@@ -30,9 +31,8 @@ from benchmarks.servers import (
 READS, WARM_UP = 3000, 300  # wire.c reads a tenth more
 MANY, SECONDS = 64, 0.5
 ON: Final = "vfuserver serve"
-OFF: Final = "vfuserver serve --poll off"
-OWN_THREAD: Final = "vfuserver serve --poll dedicated"
 CLIENTS: Final = {"polled": "polling", "slept": "sleeping"}
+ECHOES: Final = {"polled": "echo", "slept": "sleeping-echo"}
 
 Round = dict[tuple[str, str], float]
 """Nanoseconds, by who served and what; for `many`, parts."""
@@ -53,7 +53,7 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
 
 
 def _all(folder: Path) -> dict[str, tuple[Words, Path]]:
-    options: dict[str, Words] = {ON: (), OFF: ("--poll", "off"), OWN_THREAD: ("--poll", "dedicated")}
+    options: dict[str, Words] = {ON: (), **{f"{ON} --poll {way}": ("--poll", way) for way in polls()[1:]}}
     if library() and has_cffi():
         options[AS_ENGINE] = ("--engine", "libvfio-user")
     paths = {kind: folder / f"ours-{number}.sock" for number, kind in enumerate(options)}
@@ -62,7 +62,7 @@ def _all(folder: Path) -> dict[str, tuple[Words, Path]]:
 
 
 def _round(client: Path, servers: dict[str, tuple[int, Path]]) -> Round:
-    found = {("bare", words): numbers([client, words])[0] for words in ("echo", "sleeping-echo")}
+    found = {("bare", words): numbers([client, words])[0] for words in ECHOES.values()}
     for kind, (pid, path) in servers.items():
         for mode in CLIENTS:
             found[kind, mode], found[kind, f"{mode} cpu"] = _reads(client, pid, path, mode)
@@ -76,11 +76,9 @@ def _figures(found: Round) -> Iterator[Figure]:
     for mode, client in CLIENTS.items():
         for kind in kinds:
             yield Figure(f"{kind}: hooked read, {client} client", found[kind, mode], "ns")
+            yield Figure("  in echoes of its kind", found[kind, mode] / found["bare", ECHOES[mode]], "times")
             yield Figure("  server CPU for each", found[kind, f"{mode} cpu"], "ns")
     polled, slept = found[ON, "polled"], found[ON, "slept cpu"]
-    yield Figure("polling client, default, in bare sleeping echoes", polled / found["bare", "sleeping-echo"], "times")
-    for kind in (ON, OWN_THREAD):
-        yield Figure(f"{kind}, polling client, in bare echoes", found[kind, "polled"] / found["bare", "echo"], "times")
     for kind in kinds[1:]:
         times, most = polled / found[kind, "polled"], 0.25 if kind == IN_C else None
         yield Figure(f"polling client, default, in trips with {kind}", times, "times", most=most)

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+import click
+
+from vfuserver.cli.serve import command as serve_command
+
 IN_C: Final = "libvfio-user, C callback"
 IN_PYTHON: Final = "libvfio-user, Python callback by cffi"
 AS_ENGINE: Final = "vfuserver serve --engine libvfio-user"
@@ -41,6 +45,13 @@ def peers(folder: Path, socket: str, mode: Literal["sleep", "poll"]) -> dict[str
         words = [sys.executable, "-m", "benchmarks.libvfio_user_cffi", named, paths[1], mode]
         found[IN_PYTHON] = (words, paths[1])
     return found
+
+
+def polls() -> list[str]:
+    """The ways of `vfuserver serve --poll`, the default first."""
+    (option,) = (parameter for parameter in serve_command.params if parameter.name == "poll")
+    assert isinstance(option.type, click.Choice)
+    return [*option.type.choices]
 
 
 def serve(*words: object) -> Words:
@@ -73,8 +84,9 @@ def started(command: Words, lines: int = 1) -> Iterator[int]:
 def place(pid: int, *, alone: bool) -> None:
     """On a processor of its own beside a polling client's (which has the first one), or wherever there is room."""
     everywhere = os.sched_getaffinity(0)
+    where = sorted(everywhere)[1:2] or everywhere if alone else everywhere
     for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), sorted(everywhere)[1:2] or everywhere if alone else everywhere)
+        os.sched_setaffinity(int(task.name), where)
 
 
 def numbers(words: Words, script: str = "") -> list[float]:
