@@ -5,14 +5,15 @@ pointer to the first one is in it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
-from typing import Final
+from functools import cached_property, lru_cache
+from typing import Any, Final
 
 from vfuserver.pci.bar import BarLayout, RomLayout
 from vfuserver.pci.block import Block, Write
 from vfuserver.pci.checks import require_range
-from vfuserver.pci.fields import BYTE, BYTE_MASK, DWORD, WORD, Field
+from vfuserver.pci.fields import BYTE, BYTE_MASK, DWORD, WORD, Field, Layout, compile_layout
 from vfuserver.pci.identity import PciIdentity
 from vfuserver.pci.port import Command
 from vfuserver.vfio import PciIrq
@@ -95,6 +96,11 @@ class Header(Block):
     multifunction: bool = False
     first_capability: int = 0
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The compiled rows: made once for all functions that declare the same."""
+        return _layout(*(getattr(self, field.name) for field in fields(self)))
+
     def rows(self) -> Sequence[Field]:
         """Identification, COMMAND and STATUS, the timers, BARs, interrupt line and pin."""
         return (*self._identification(), *self._control(), *(bar.field() for bar in self.bars), *self._rom())
@@ -144,3 +150,9 @@ class Header(Block):
         """INTX_DISABLE masks and unmasks the INTx index, by whichever access it is reached (S2.16)."""
         if write.changed("command") & Command.INTX_DISABLE:
             self.port.interrupts_changed(PciIrq.INTX)
+
+
+@lru_cache(maxsize=64)
+def _layout(*declared: Any) -> Layout:
+    """Of a header that declares this. By its values, so that nothing bound to a device is kept."""
+    return compile_layout(Header(*declared).rows())
