@@ -2,8 +2,8 @@
 
 Beside it in every round: a bare echo of the client's kind, the same server with each other way to `--poll`, and, if
 LIBVFIO_USER_SO names libvfio-user, the library's, which sleep: with a C callback, with a Python callback, and the same
-device of ours on it (`--engine libvfio-user`). A client that polls has a processor of its own, and its server another;
-one that sleeps is where the scheduler puts it.
+device of ours on it (`--engine libvfio-user`). A client that polls has a processor of its own, and its server another.
+One that sleeps shares its server's, as the scheduler mostly has it: which it chooses changes every time by a half.
 """
 
 import tempfile
@@ -32,6 +32,8 @@ READS, WARM_UP = 3000, 300  # wire.c reads a tenth more
 MANY, SECONDS = 64, 0.5
 ON: Final = "vfuserver serve"
 CLIENTS: Final = {"polled": "polling", "slept": "sleeping"}
+SERVER_IS_ON: Final = {"polled": 1, "slept": 0}
+"""The client is on processor 0."""
 ECHOES: Final = {"polled": "echo", "slept": "sleeping-echo"}
 
 Round = dict[tuple[str, str], float]
@@ -94,7 +96,7 @@ def _figures(found: Round) -> Iterator[Figure]:
 
 def _reads(client: Path, pid: int, path: Path, mode: str) -> tuple[float, float]:
     """A hooked read: its median, and the server's CPU time for one."""
-    place(pid, alone=mode == "polled")
+    place(pid, SERVER_IS_ON[mode])
     before = _cpu(pid)
     (time,) = numbers([client, "session", path], f"write 7 4 7\n{mode} 0 4 {READS}\n")
     return time, (_cpu(pid) - before) / (READS + WARM_UP)
@@ -119,5 +121,5 @@ def _many(folder: Path) -> Iterator[list[Path]]:
     config, paths = folder / "many.toml", [folder / f"many-{number}.sock" for number in range(MANY)]
     config.write_text("".join(f'[[device]]\ndevice = "testdev"\nsocket = "{path}"\n' for path in paths))
     with started(serve("--config", config), MANY) as pid:
-        place(pid, alone=True)
+        place(pid, 1)
         yield paths

@@ -81,12 +81,11 @@ def started(command: Words, lines: int = 1) -> Iterator[int]:
             server.terminate()
 
 
-def place(pid: int, *, alone: bool) -> None:
-    """On a processor of its own beside a polling client's (which has the first one), or wherever there is room."""
-    everywhere = os.sched_getaffinity(0)
-    where = sorted(everywhere)[1:2] or everywhere if alone else everywhere
+def place(pid: int, processor: int) -> None:
+    """All its threads on one of the processors that this process may use, by number; wire.c's clients are on 0."""
+    usable = sorted(os.sched_getaffinity(0))
     for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), where)
+        os.sched_setaffinity(int(task.name), {usable[processor % len(usable)]})
 
 
 def numbers(words: Words, script: str = "") -> list[float]:

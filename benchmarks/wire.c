@@ -39,7 +39,8 @@ static void die(const char *what)
 
 static int receive_flags = MSG_DONTWAIT;
 
-/* Two sides that poll need a processor each: the scheduler may well put them on one, since each wakes the other. */
+/* Two sides that poll need a processor each: the scheduler may well put them on one, since each wakes the other. Two that
+ * sleep share one: so does the scheduler mostly, and what they cost depends on it. */
 static void use_processor(int number)
 {
     cpu_set_t all, one;
@@ -122,14 +123,12 @@ static void echo(void)
         die("socketpair, fork");
     if (child == 0) {
         close(pair[0]);
-        if (receive_flags)
-            use_processor(1);
+        use_processor(receive_flags ? 1 : 0);
         echo_server(pair[1]);
         exit(0);
     }
     close(pair[1]);
-    if (receive_flags)
-        use_processor(0);
+    use_processor(0);
     for (int i = -ECHOES / 10; i < ECHOES; i++) {
         one = now();
         send_all(pair[0], request, sizeof(request));
@@ -212,8 +211,7 @@ static void measure_each(int fd, uint32_t region, uint64_t offset, int count, in
 
     if (!each)
         die("calloc");
-    if (flags)
-        use_processor(0);
+    use_processor(0);
     receive_flags = flags;
     for (int i = -count / 10; i < count; i++) {
         start = now();

@@ -56,7 +56,7 @@ def run(rounds: int, progress: Callable[[int], None], alone: bool = False) -> li
             kind: (stack.enter_context(started(words)), path) for kind, (words, path) in _all(folder, alone).items()
         }
         for pid, _ in servers.values():
-            place(pid, alone=True)
+            place(pid, 1)
         found = []
         for _ in range(rounds):
             found.append(_round(compiled("wire", folder), {kind: path for kind, (_, path) in servers.items()}))
