@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import plot
 from benchmarks.compare import main, rows
 from benchmarks.figure import Figure, over, with_full_names
 from benchmarks.result import Result
@@ -114,3 +115,12 @@ def test_plot_is_an_svg_of_the_figures_with_targets(tmp_path: Path) -> None:
     path = tmp_path / "plot.svg"
     subprocess.run([sys.executable, "-m", "benchmarks.plot", result, path], check=True)  # it keeps fonts' files open
     assert path.read_text().startswith("<?xml")
+
+
+def test_plot_without_matplotlib_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    path = tmp_path / "plot.svg"
+    shown = CliRunner().invoke(plot.main, [str(_result(_read(1.0)).save(tmp_path)), str(path)])
+    assert shown.exit_code == 1
+    assert "pip install 'vfuserver[bench]'" in shown.output
+    assert not path.exists()
