@@ -5,6 +5,7 @@ import errno
 import functools
 import os
 import random
+import resource
 import signal
 import socket
 import threading
@@ -432,6 +433,18 @@ def test_other_engine_refuses_the_mode() -> None:
     other = find_engine("vfuserver")
     with pytest.raises(UsageError, match="leave --engine or --poll out"):
         find_home(type(other)("libvfio-user", other.check, other.serve), "dedicated", "edu")
+
+
+async def test_who_begins_a_thread_that_can_have_no_loop_is_told() -> None:
+    if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
+        pytest.skip("a loop of asyncio that could not be made complains again when it is collected")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            DeviceThread("nobody", asyncio.get_running_loop())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_device_that_is_not_made_leaves_no_thread() -> None:

@@ -70,6 +70,7 @@ def _device(device: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from _facts(
         {
+            "thread": _thread(device.get("thread")),
             "gate": " ".join(device["gate"]) or "closed",
             "refused": device["refused"] and f"{device['refused']} accesses while the gate was closed",
             "migration": device["migration"],
@@ -123,6 +124,11 @@ def _number(count: int, noun: str) -> str:
 
 def _plain(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _thread(thread: Mapping[str, Any] | None) -> str:
+    """The device's own, if it has one."""
+    return "" if thread is None else f"{thread['name']}, {thread['cpu_seconds']:.3f} s of CPU so far"
 
 
 def _polling(polling: Mapping[str, Any] | None) -> str:

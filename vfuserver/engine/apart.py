@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from vfuserver.engine.device_thread import DeviceThread
@@ -55,7 +57,7 @@ class Apart:
         """As its thread sees it. LocalError: a hook or a job keeps that busy."""
         try:
             async with asyncio.timeout(LOOK):
-                return await self._thread.run(self._inner.dump())
+                return await self._thread.run(self._look())
         except TimeoutError:
             raise LocalError(
                 f"{self._thread.name} has not answered for {LOOK:g} s: the device's code is busy"
@@ -92,7 +94,7 @@ class Apart:
 
     def adopt(self, carried: Mapping[str, Any]) -> None:
         """Becomes what carry() told of, paused: a device that was just made. CommandError, OSError, PeerError: not."""
-        self._thread.call(self._inner.adopt, carried)
+        self._thread.call_patiently(partial(self._inner.adopt, carried))
 
     def again(self, noted: Sequence[Any]) -> None:
         """As Served."""
@@ -106,6 +108,10 @@ class Apart:
             self._thread.leave()
 
     # -- on the device's thread
+
+    async def _look(self) -> dict[str, Any]:
+        thread = {"name": self._thread.name, "cpu_seconds": round(time.thread_time(), 3)}
+        return {**await self._inner.dump(), "thread": thread}
 
     def _has_finished(self, _: object) -> None:
         with suppress(RuntimeError):  # the server's loop is closed: nobody waits

@@ -112,10 +112,12 @@ class DeviceThread:
             raise LocalError(text) from None
 
     def _main(self, begun: Future[None]) -> None:
-        with asyncio.Runner(loop_factory=self._factory) as runner:
-            loop = runner.get_loop()
-            assert isinstance(loop, Asked)
-            self.loop = loop
+        try:
+            loop = self.loop = self._factory()
+        except BaseException as error:  # no descriptors, for example: whoever began it is told
+            begun.set_exception(error)
+            return
+        with asyncio.Runner(loop_factory=lambda: loop):
             begun.set_result(None)
             while not self._ending:
                 try:
