@@ -285,6 +285,7 @@ async def test_hook_that_fails_is_eio_and_the_device_lives(bench: Bench, caplog:
         await number(client, BAR0, 0)
     assert refused.value.errno == errno.EIO
     assert "BAR0+0x0 (broken)" in caplog.text
+    assert "a model's own bug" in caplog.text
     assert await number(client, CONFIG, 0) == 0x5679_1234
 
 

@@ -86,8 +86,10 @@ class Ahead:
             self._complete(error)
 
     def close(self) -> None:
-        """Idempotent."""
+        """Nothing of the device is held any more. Idempotent."""
+        self._stream.regions = []
         self._stream.close()
+        self._regions = ()
 
     # -- the stream
 
