@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from vfuserver._core import Ledger, LedgerReport, Pump, Stream
 from vfuserver.engine.lane import Lane
+from vfuserver.engine.watching import Watching
 from vfuserver.plain import Descriptor
 from vfuserver.session import Keeper, Session, SessionOptions
 from vfuserver.session.options import DEDICATED
@@ -23,17 +24,6 @@ from vfuserver.vfio import Backend
 _GONE = select.POLLHUP | select.POLLERR
 NOBODY: Final = -1
 """The client's end of a twin socket that it has got long ago."""
-
-
-class _Watch:
-    """A descriptor that the loop watches for the session, until it is cancelled."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
-        self._loop, self._fd = loop, fd
-        loop.add_reader(fd, callback)
-
-    def cancel(self) -> None:
-        self._loop.remove_reader(self._fd)
 
 
 def peer_pid(sock: socket.socket) -> int | None:
@@ -75,7 +65,7 @@ class UnixConnection:
             options,
             schedule=loop.call_later,
             on_output=self._send,
-            watch=partial(_Watch, loop),
+            watch=partial(Watching, loop),
             open_lane=self._open_twin,
             peer_pid=peer_pid(sock),
             keeper=keeper,

@@ -14,14 +14,14 @@ It must not know the device: it calls `ready` when vectors were armed or unmaske
 """
 
 import os
-import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vfuserver._core import signal
 from vfuserver.errors import LocalError
 from vfuserver.plain import Descriptor
-from vfuserver.session.ports import Cancellable, Watch
+from vfuserver.session.ports import Watch
+from vfuserver.session.resample import Resample
 from vfuserver.vfio import Irq, IrqFlags, IrqSetFlags, PciIrq
 
 Ready = Callable[[int, int, int], None]
@@ -57,7 +57,7 @@ class InterruptPort:
         self._vectors: list[dict[int, _Vector]] = [{} for _ in irqs]
         self._armed = [False] * len(irqs)
         self._automasked = [bool(irq.flags & IrqFlags.AUTOMASKED) for irq in irqs]
-        self._resample = _Resample(watch, self._resampled) if watch else None
+        self._resample = Resample(watch, self._resampled) if watch else None
 
     # -- the device's side
 
@@ -197,41 +197,6 @@ class InterruptPort:
     def _resampled(self, index: int, vector: int) -> None:
         self._vectors[index][vector].masked = False
         self._ready(index, vector, 1)
-
-
-class _Resample:
-    """Sees signals on `unmask` eventfds without consuming them: each write is one edge of an EPOLLET epoll."""
-
-    def __init__(self, watch: Watch, unmasked: Callable[[int, int], None]) -> None:
-        self._watch = watch
-        self._unmasked = unmasked
-        self._epoll: select.epoll | None = None
-        self._watching: Cancellable | None = None
-        self._owner: dict[int, tuple[int, int]] = {}
-
-    def add(self, fd: int, index: int, vector: int) -> None:
-        if self._epoll is None:
-            self._epoll = select.epoll()
-            self._watching = self._watch(self._epoll.fileno(), self._look)
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-        self._owner[fd] = (index, vector)
-
-    def remove(self, fd: int) -> None:
-        if self._epoll and self._owner.pop(fd, None):
-            self._epoll.unregister(fd)
-
-    def close(self) -> None:
-        if self._watching:
-            self._watching.cancel()
-        if self._epoll:
-            self._epoll.close()
-        self._watching = self._epoll = None
-
-    def _look(self) -> None:
-        events = self._epoll.poll(0) if self._epoll else []
-        for fd, _ in events:
-            if fd in self._owner:
-                self._unmasked(*self._owner[fd])
 
 
 def _runs(vectors: Sequence[int]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -298,3 +299,23 @@ def test_serve_takes_the_engine_and_stops_on_sigterm(folder: Path) -> None:
         server.terminate()
         _, log = server.communicate(timeout=10)
     assert (server.returncode, "Traceback" in log, path.exists()) == (0, False, False)
+
+
+async def test_eventfd_that_unmasks_is_heard_until_the_index_is_disabled(bench: Bench) -> None:
+    """How QEMU with KVM serves a level interrupt (field-notes C.1); the library would unmask at once, and forget it."""
+    client = await bench.client(bench.add("edu"))
+    line = await client.arm_intx()
+    (resample,) = await client.arm(PciIrq.INTX, 1, action=IrqSetFlags.ACTION_UNMASK)
+    await client.set_irqs(PciIrq.INTX, IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_MASK, 0, 1)
+    await put(client, BAR0, 0x60, 1)
+    assert await number(client, BAR0, 0x24) == 1
+    assert line.take() == 0
+    for _ in range(2):
+        os.eventfd_write(resample.fd, 1)
+        assert await line.wait(3) == 1
+    await client.disable(PciIrq.INTX)
+    line = await client.arm_intx()
+    line.take()
+    os.eventfd_write(resample.fd, 1)
+    assert await number(client, BAR0, 0x24) == 1
+    assert line.take() == 0

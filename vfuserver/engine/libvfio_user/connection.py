@@ -31,6 +31,7 @@ from vfuserver.session.commands.region_read import RegionRead
 from vfuserver.session.log import ConnectionLog
 from vfuserver.session.migration import Machine
 from vfuserver.session.options import SessionOptions
+from vfuserver.session.ports import Cancellable
 from vfuserver.session.quirks import PRE_COPY, REGION_ERRORS
 from vfuserver.session.recall import Recall
 from vfuserver.vfio import Backend, IoEvent, Later, ResetReason
@@ -53,6 +54,9 @@ class Host(Turns, Protocol):
     def watch(self, fd: int, event: IoEvent) -> None:
         """Hears a doorbell until the connection ends."""
 
+    def when_readable(self, fd: int, callback: Callable[[], None]) -> Cancellable:
+        """Calls back whenever `fd` is readable, until it is cancelled."""
+
 
 class Connection:
     """One client, from VERSION until the connection ends."""
@@ -69,7 +73,7 @@ class Connection:
     ) -> None:
         self.backend, self.peer_pid = backend, peer_pid
         self.log = ConnectionLog(backend.name)
-        self.irqs = Interrupts(context, backend.irqs, backend.interrupts_ready)
+        self.irqs = Interrupts(context, backend.irqs, backend.interrupts_ready, host.when_readable)
         self.messages = Messages(context, host, lambda iova: self.areas.is_by_file(iova))
         self.areas = Memory(context, backend.gate, options, self.messages, self.log)
         self.memory: MemoryPort = self.areas.access
@@ -170,7 +174,7 @@ class Connection:
             asked = fields and fields[0] > 4 * len(fields) and fields[1] == fields[3] == 0
             for fd, event in self._doorbells.give(fields[2]) if fields and asked else ():
                 self._host.watch(fd, event)
-        elif look.command == DeviceSetIrqs.number:
+        elif look.command == DeviceSetIrqs.number and not self._stopped:
             self.irqs.expect(look, payload(), self._fds)
 
     def quiesce(self, look: Look) -> Later | None:

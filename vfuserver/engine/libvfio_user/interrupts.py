@@ -18,12 +18,15 @@ from vfuserver._core import is_eventfd, signal
 from vfuserver.engine.libvfio_user.context import Context
 from vfuserver.engine.libvfio_user.peek import Answered, Look, close_all
 from vfuserver.errors import CommandError
+from vfuserver.session.ports import Watch
+from vfuserver.session.resample import Resample
 from vfuserver.vfio import Irq, IrqSetFlags, PciIrq
 
 SHARED: Final = (PciIrq.INTX, PciIrq.MSI, PciIrq.MSIX)
 """Indexes whose vectors have one table of eventfds in the library; ERR and REQ have one eventfd each."""
 ARMED_WITHOUT_FDS: Final = (PciIrq.MSI, PciIrq.MSIX)
 ASSIGN: Final = int(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER)
+UNMASK: Final = int(IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_UNMASK)
 DISABLE: Final = int(IrqSetFlags.DATA_NONE | IrqSetFlags.ACTION_TRIGGER)
 FIELDS: Final = struct.Struct("=IIIII")
 """argsz, flags, index, start, count of SET_IRQS."""
@@ -41,11 +44,15 @@ class _Slot(NamedTuple):
 class Interrupts:
     """The eventfds of one connection."""
 
-    def __init__(self, context: Context, irqs: Sequence[Irq], ready: Callable[[int, int, int], None]) -> None:
+    def __init__(
+        self, context: Context, irqs: Sequence[Irq], ready: Callable[[int, int, int], None], watch: Watch
+    ) -> None:
         self._context, self._irqs, self._ready = context, irqs, ready
         self._slots: dict[Place, _Slot] = {}
         self._armed: set[int] = set()
         self._masked: set[tuple[int, int]] = set()
+        self._resample = Resample(watch, self._unmasked)
+        self._unmask: dict[tuple[int, int], int] = {}
         self._chosen: set[int] | None = None  # the vectors that the present SET_IRQS names by booleans
 
     # -- the device's side
@@ -66,10 +73,11 @@ class Interrupts:
 
     # -- the client's side
 
-    def expect(self, look: Look, payload: bytes, fds: Sequence[int]) -> None:
-        """The library is about to serve a SET_IRQS. CommandError(EINVAL): it must not, as a trigger would block then.
+    def expect(self, look: Look, payload: bytes, fds: list[int]) -> None:
+        """The library is about to serve a SET_IRQS, with duplicates `fds`. CommandError(EINVAL): it must not, as a
+        trigger would block then.
 
-        Answered: nor now, as its own write would block; it has been done.
+        Answered: nor now, as its own write would block, or as it would close an eventfd that unmasks; it has been done.
         """
         self._chosen = None
         fields = look.integers(FIELDS.format)
@@ -81,6 +89,9 @@ class Interrupts:
         if flags & IrqSetFlags.DATA_BOOL:
             booleans = payload[FIELDS.size :][:count]
             self._chosen = {start + at for at, true in enumerate(booleans) if true}
+        if flags == UNMASK and index in SHARED and len(fds) in (0, count) and count and self._is_legal(*fields):
+            self._unmask_by(index, range(start, start + count), fds)
+            raise Answered
         loops_back = flags & IrqSetFlags.ACTION_TRIGGER and not flags & IrqSetFlags.DATA_EVENTFD
         if loops_back and self._is_legal(*fields):
             self._loop_back(index, self._named(start, count))
@@ -116,6 +127,8 @@ class Interrupts:
     def close(self) -> None:
         """Forgets everything. Idempotent."""
         self._drop(list(self._slots))
+        self._resample.close()
+        close_all([self._unmask.popitem()[1] for _ in range(len(self._unmask))])
         self._armed.clear()
         self._masked.clear()
 
@@ -135,6 +148,25 @@ class Interrupts:
 
     def _named(self, start: int, count: int) -> list[int]:
         return [vector for vector in range(start, start + count) if self._chosen is None or vector in self._chosen]
+
+    def _unmask_by(self, index: int, vectors: range, fds: list[int]) -> None:
+        """Whoever signals these eventfds unmasks (KVM: the guest has served a level interrupt); none: nobody does. The
+        library takes such a message for an unmask at once, and closes them."""
+        for vector in vectors:
+            self._forget_unmask(index, vector)
+            if fds:
+                fd = self._unmask[index, vector] = fds.pop(0)
+                self._resample.add(fd, index, vector)
+
+    def _forget_unmask(self, index: int, vector: int) -> None:
+        fd = self._unmask.pop((index, vector), -1)
+        if fd >= 0:
+            self._resample.remove(fd)
+            close_all([fd])
+
+    def _unmasked(self, index: int, vector: int) -> None:
+        self._masked.discard((index, vector))
+        self._ready(index, vector, 1)
 
     def _loop_back(self, index: int, vectors: Iterable[int]) -> None:
         """The client signals its own eventfds: the library does it, unless one of them is full."""
@@ -159,6 +191,8 @@ class Interrupts:
         """What the library does: the entries from `start` to `count` (0: all), whichever index they are of."""
         self._drop([_place(index, vector) for vector in range(start, count or self._irqs[index].count)])
         if not count:
+            for vector in range(self._irqs[index].count):
+                self._forget_unmask(index, vector)
             self._masked = {(other, vector) for other, vector in self._masked if other != index}
         if not count or index not in ARMED_WITHOUT_FDS:
             self._armed.discard(index)

@@ -38,6 +38,7 @@ from vfuserver.engine.libvfio_user.peek import (
     whole_payload,
 )
 from vfuserver.engine.libvfio_user.readiness import Readiness
+from vfuserver.engine.watching import Watching
 from vfuserver.errors import CommandError
 from vfuserver.session.holding import Holding
 from vfuserver.vfio import IoEvent, Later
@@ -154,6 +155,10 @@ class Link:
         if fd not in self._rings:
             self._rings.add(fd)
             self._loop.add_reader(fd, partial(self._rung, event))
+
+    def when_readable(self, fd: int, callback: Callable[[], None]) -> Watching:
+        """Calls back whenever `fd` is readable, until it is cancelled."""
+        return Watching(self._loop, fd, callback)
 
     async def beside(self, call: Callable[[], int]) -> int:
         """Makes a call that blocks when nothing else uses the context; its result, or ENOTCONN."""
