@@ -13,6 +13,7 @@ CELLS  := $(BIN)/python -m pytest -q -p tests.interop.cells --cells docs/interop
 STRESS_SECONDS ?= 5
 STRESS_KILLS   ?= 2000
 STRESS_DEATHS  ?= 100
+STRESS_CLIENTS ?= 10000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types unit guest interop sanitize stress requirements bench speed compare wheel clean
@@ -78,9 +79,11 @@ stress: $(CORE)  ## threads of DMA against map, unmap and report, under the sani
 	@STRESS_KILLS=$(STRESS_KILLS) $(BIN)/pytest -q tests/native/test_ledger_kills.py tests/native/test_ledger_steps.py
 	@[ $(STRESS_DEATHS) -eq 0 ] || { echo "== $(STRESS_DEATHS) deaths of a supervised server"; \
 		VFUSERVER_KILLS=$(STRESS_DEATHS) $(BIN)/pytest -q tests/interop/test_supervised.py -k thousand; }
+	@[ $(STRESS_CLIENTS) -eq 0 ] || { echo "== $(STRESS_CLIENTS) clients of libvfio-user, if LIBVFIO_USER_SO names it"; \
+		VFUSERVER_CYCLES=$(STRESS_CLIENTS) $(BIN)/pytest -q tests/engine/libvfio_user/test_cycles.py; }
 
 sanitize: $(CORE)  ## the tests of the core under the sanitizers
-	@$(MAKE) --no-print-directory stress STRESS_KILLS=100 STRESS_DEATHS=0
+	@$(MAKE) --no-print-directory stress STRESS_KILLS=100 STRESS_DEATHS=0 STRESS_CLIENTS=0
 	@echo "== the core under sanitizers"
 	@rm -rf $(SANE) && mkdir -p $(SANE) && git ls-files -z | xargs -0 cp --parents -t $(SANE)
 	@cd $(SANE) && CFLAGS="-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
