@@ -8,6 +8,7 @@ from importlib.metadata import version
 import pytest
 import uvloop
 
+from tests.engines import expect_differences
 from tests.leaks import nothing_left_behind
 from tests.lspci import Lspci, NoLspciError, decode, find_lspci
 
@@ -30,6 +31,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Loops, kernel, QEMU: what the results hold for."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("vfuserver", "uvloop", "construct"))
     return [f"{versions}; engine tests on uvloop and asyncio; kernel {platform.release()}", _qemu(config)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """VFUSERVER_TEST_ENGINE says what serves in many tests."""
+    expect_differences(items)
 
 
 def pytest_sessionstart() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,32 +15,25 @@ from typing import IO, Self
 
 import pytest
 
+from tests.engines import CHOSEN, POLLED
 from tests.interop import raw_client as raw
 from vfuserver.control import ControlClient, beside
+from vfuserver.engine.choice import DEFAULT
+from vfuserver.session.options import DEDICATED
 
 PROGRAM = str(Path(sys.executable).parent / "vfuserver")
-ENGINE = ["--engine", os.environ["VFUSERVER_TEST_ENGINE"]] if "VFUSERVER_TEST_ENGINE" in os.environ else []
-"""What serves in every test here, if the environment says so."""
-POLL = ["--poll", os.environ["VFUSERVER_TEST_POLL"]] if "VFUSERVER_TEST_POLL" in os.environ else []
-"""How it polls: `dedicated` serves every device by a thread of its own."""
+ENGINE = [] if CHOSEN == DEFAULT else ["--engine", CHOSEN]
+"""What serves in every test here."""
+POLL = [] if POLLED == "auto" else ["--poll", POLLED]
+"""How it polls."""
 MODELS = Path(__file__).parent / "models.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is known to differ on the engine that serves is expected to; nothing is, on our own."""
-    if POLL[-1:] == ["dedicated"]:
-        for item in items:
-            if item.path.name == "test_supervised.py":
-                item.add_marker(pytest.mark.skip(reason="--poll dedicated cannot be supervised"))
-    if ENGINE[-1:] != ["libvfio-user"]:
-        return
-    folder = Path(__file__).parent
-    differences = tomllib.loads((folder / "libvfio_user.toml").read_text())["difference"]
-    for item in items:
-        _, inside, name = item.nodeid.partition(f"{folder.parent.name}/{folder.name}/")
-        for one in differences:
-            if inside and name.startswith(tuple(one["tests"])):
-                item.add_marker(pytest.mark.xfail(reason=one["reason"], run=one.get("run", True), strict=False))
+    """What a thread of its own is refused is not run."""
+    for item in items if POLLED == DEDICATED else ():
+        if item.path.name == "test_supervised.py":
+            item.add_marker(pytest.mark.skip(reason="--poll dedicated cannot be supervised"))
 
 
 class Server:

@@ -76,7 +76,7 @@ class LittleDevice(Backend):
         }
         whole = Layout(0x10000, [(0, 1, 0x10000, b"", 0xFF, 0, 0xFF, 0, 0, _core.MEMORY)])
         self.regions = [ABSENT] * 9
-        self.regions[0] = Region(4096, RW, table=Table(LAYOUT, hooks, gate=self.gate))
+        self.regions[0] = Region(4096, RW, table=Table(LAYOUT, hooks, gate=self.gate), waits=("slow",))
         self.regions[1] = Region(64, RW, access=self._access)
         self.regions[2] = Region(
             0x10000, RW, table=Table(whole, memory={0: self._memory}), fd=self.fd, fd_offset=0, areas=AREAS
@@ -139,6 +139,8 @@ class LittleDevice(Backend):
         return f"BAR{region}+{offset:#x}"
 
     def close(self) -> None:
+        """Idempotent: an engine closes what it serves, and so does a fixture."""
         self.regions = []
-        self._memory.close()
-        os.close(self.fd)
+        if not self._memory.closed:
+            self._memory.close()
+            os.close(self.fd)

@@ -1,6 +1,5 @@
 """A guest with our devices: servers and machine in one loop, one boot for many tests."""
 
-import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tests.engines import CHOSEN, POLLED
 from vfuserver.device.loader import load
 from vfuserver.device.pci_device import PciDevice
 from vfuserver.engine import Server, find_engine, find_home, listen
@@ -19,10 +19,7 @@ AF_CARD, TARGET = "af-card", "target"
 OWN_MODELS = {AF_CARD: Path(__file__).with_name("af_card.py"), TARGET: Path(__file__).with_name("target.py")}
 """Models that are no devices of the project, by file."""
 
-ENGINE = os.environ.get("VFUSERVER_TEST_ENGINE", "vfuserver")
-"""What serves them."""
-OPTIONS = SessionOptions(poll=os.environ.get("VFUSERVER_TEST_POLL", "auto"))
-"""How they are polled: `dedicated` gives each a thread of its own."""
+OPTIONS = SessionOptions(poll=POLLED)
 
 Options = Mapping[str, str]
 
@@ -104,7 +101,7 @@ async def rig(
     modules: Sequence[str] = (),
     spare: Sequence[str] = (),
     pciutils: bool = False,
-    engine: str = ENGINE,
+    engine: str = CHOSEN,
 ) -> AsyncIterator[Rig]:
     """Serves `devices` (name -> options), boots the stock guest of `topology` on them, and takes both down again."""
     with tempfile.TemporaryDirectory(prefix="vfu-") as folder:

@@ -5,13 +5,17 @@ import re
 
 import pytest
 
+from tests.engines import CHOSEN
 from tests.system.rig import EDU, IDIO, TESTDEV, rig
+from vfuserver.engine.choice import DEFAULT
 
 pytestmark = pytest.mark.guest
 
 FAILED = 0x80000000
 EMPTY_UNMAP = re.compile(r"vfio_container_dma_unmap\(.*\) = -2 |async request:? command 3 error No such file")
 """QEMU unmaps ranges that hold nothing when the guest turns translation on, and prints the ENOENT it gets (S1.10)."""
+TOLD = re.compile(r"libvfio-user: (failed to remove DMA region .*|msg0x\w+: cmd 3 failed): No such file or directory")
+"""libvfio-user says so in our log, too; our own engine does not."""
 
 
 async def test_vfio_in_the_guest_moves_data_and_gets_msi_through_a_viommu(caplog: pytest.LogCaptureFixture) -> None:
@@ -38,7 +42,8 @@ async def test_vfio_in_the_guest_moves_data_and_gets_msi_through_a_viommu(caplog
             await running.guest.check("modprobe vfio-pci && modprobe vfio_iommu_type1")
         unexpected = [line for line in running.guest.qemu_log.splitlines() if not EMPTY_UNMAP.search(line)]
     assert unexpected == []
-    assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    told = [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert [line for line in told if CHOSEN == DEFAULT or not TOLD.search(line)] == []
 
 
 async def test_message_dma_reaches_memory_that_has_no_descriptor() -> None:
