@@ -294,8 +294,7 @@ def _machine(backend: Backend, options: SessionOptions, log: ConnectionLog) -> M
 
 def tell(log: ConnectionLog, where: str, error: BaseException) -> None:
     """A line about an access that failed: the client's mistake, or a model's with its traceback."""
-    raised = error.__cause__ or error  # a table's EIO stands for what its hook has raised
-    if isinstance(raised, CommandError):
+    if isinstance(error, CommandError):
         log.provoked(logging.WARNING, "%s refused: %s", where, str(error))  # a record outlives what its traceback holds
     else:
-        log.provoked(logging.ERROR, "%s failed", where, error=raised)
+        log.provoked(logging.ERROR, "%s failed", where, error=error)

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from vfuserver.engine.accepting import EXHAUSTED, PAUSE
 from vfuserver.engine.choice import STAYS
 from vfuserver.engine.libvfio_user import api, regions
-from vfuserver.engine.libvfio_user.calling import Beside
+from vfuserver.engine.libvfio_user.calling import Beside, errno_of
 from vfuserver.engine.libvfio_user.connection import Connection, tell
 from vfuserver.engine.libvfio_user.context import Context
 from vfuserver.engine.libvfio_user.interrupts import Interrupts, callbacks
@@ -189,7 +189,8 @@ class Served:
         tell(self._log_now, what, error)
 
     def _refused(self, region: int, offset: int, error: BaseException) -> None:
-        tell(self._log_now, self._backend.describe_access(region, offset), error)
+        hooks = error.__cause__ if errno_of(error) == errno.EIO else None  # a table's EIO stands for what a hook raised
+        tell(self._log_now, self._backend.describe_access(region, offset), hooks or error)
 
     @property
     def _log_now(self) -> ConnectionLog:
