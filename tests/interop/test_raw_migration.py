@@ -232,7 +232,7 @@ def test_state_is_told_without_a_descriptor(face: Version2) -> None:
 
 
 def test_state_that_is_refused_is_error_until_a_reset(face: Version2) -> None:
-    """S3.6, S3.8."""
+    """S3.7, S3.8."""
     stand(face, S.ERROR)
     assert face.move(S.RUNNING) == errno.EINVAL
     face.client.reset()

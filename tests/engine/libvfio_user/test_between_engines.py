@@ -46,7 +46,7 @@ async def test_device_is_saved_by_one_engine_and_loaded_by_the_other(bench: Benc
 
 @both_ways
 async def test_pre_copy_goes_from_one_engine_to_the_other(bench: Bench, to_us: bool) -> None:
-    """S3.16: what is sent while the device works, and what is left of it then."""
+    """S3.11: what is sent while the device works, and what is left of it then."""
     source, target = await two(bench, "testdev", to_us)
     with GuestMemory(SIZE) as memory:
         await source.dma_map(IOVA, memory)
