@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.engines import CHOSEN
 from vfuserver.guest import ObtainError, find_qemu
 
-ENGINE: Final = os.environ.get("VFUSERVER_TEST_ENGINE", "vfuserver")
 LIBRARY: Final = "libvfio-user"
 """The other engine."""
 
@@ -130,7 +130,7 @@ class Recorder:
         """Only what has a cell here."""
         others = []
         for item in items:
-            cells = [self._cells.setdefault(one.key, one) for one in cells_of(item.iter_markers(MARK), ENGINE)]
+            cells = [self._cells.setdefault(one.key, one) for one in cells_of(item.iter_markers(MARK), CHOSEN)]
             if cells:
                 self._of[item.nodeid] = cells
             else:

@@ -20,17 +20,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import CHOSEN
 from tests.interop import destination
-from tests.interop.cells import ENGINE, LABEL, LABEL_V1, LIBRARY, SERVER, cell
-from tests.interop.conftest import ENGINE as ENGINE_WORDS
-from tests.interop.conftest import PROGRAM, one_device
+from tests.interop.cells import LABEL, LABEL_V1, LIBRARY, SERVER, cell
+from tests.interop.conftest import ENGINE, PROGRAM, one_device
 from tests.interop.sample_device import PAGE, PATTERN
 from tests.interop.samples import SAMPLES, SAMPLES_V1, SINCE_832, version_1, version_2
 from vfuserver.client import Client
 from vfuserver.vfio import MigrationState
 
-of_our_engine = pytest.mark.skipif(ENGINE != "vfuserver", reason="of our own engine")
-of_the_library = pytest.mark.skipif(ENGINE != LIBRARY, reason="of the engine libvfio-user")
+of_our_engine = pytest.mark.skipif(CHOSEN == LIBRARY, reason="of our own engine")
+of_the_library = pytest.mark.skipif(CHOSEN != LIBRARY, reason="of the engine libvfio-user")
 PEER = "libvfio-user's sample client"
 with_version_2 = cell(SERVER, PEER, "session, INTx, DMA by messages, migration by version 2", LABEL)
 with_version_1 = cell(SERVER, PEER, "session, INTx, DMA by messages, migration by version 1", LABEL_V1)
@@ -203,7 +203,7 @@ SILENCE = 4.0
 
 def refusal(folder: Path) -> str:
     """Why a server refuses the device at its start; nothing if it serves it."""
-    words = [PROGRAM, "serve", *ENGINE_WORDS, DEVICE, "--socket", str(folder / "tried")]
+    words = [PROGRAM, "serve", *ENGINE, DEVICE, "--socket", str(folder / "tried")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
