@@ -45,14 +45,17 @@ class Interrupts:
 
     def raise_(self, vector: int = 0) -> None:
         """Raises a vector on the armed index, or asserts INTx. LocalError if the device has no such vector."""
-        index = self.mode()
-        if index is PciIrq.INTX:
-            self._assert_line(vector)
+        client = self._client
+        if client is not None:  # as mode(), with nothing between: all that is done here the guest waits for
+            armed = client.interrupts.armed
+            for vectors in self._preferred:
+                if armed(vectors.index):
+                    vectors.raise_(vector)
+                    return
+        elif self._last is not PciIrq.INTX:
+            self.vectors[self._last].raise_(vector)
             return
-        vectors = self.vectors[index]
-        if not 0 <= vector < vectors.count:
-            raise LocalError(f"{index.name} vector must be less than {vectors.count}, not {vector}")
-        vectors.raise_(vector)
+        self._assert_line(vector)
 
     def mode(self) -> PciIrq:
         """The index that a raised vector takes at this moment."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from vfuserver._core import Gate
+from vfuserver.errors import LocalError
 from vfuserver.vfio import Client, PciIrq
 
 _ALLOWED: Final = Gate.MASTER | Gate.RUNNING
@@ -40,7 +41,9 @@ class MessageVectors:
         return self._client is not None and self._client.interrupts.armed(self.index)
 
     def raise_(self, vector: int) -> None:
-        """Sends a vector, or keeps it pending."""
+        """Sends a vector, or keeps it pending. LocalError if the index has no such vector."""
+        if not 0 <= vector < self.count:
+            raise LocalError(f"{self.index.name} vector must be less than {self.count}, not {vector}")
         if not self._sent(vector):
             self._set_pending(vector, True)
 

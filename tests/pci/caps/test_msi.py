@@ -97,6 +97,15 @@ def test_msi_enable_reads_as_written_and_is_told(make: Make, events: Events) -> 
     assert events == [("interrupts", PciIrq.MSI)] * 2
 
 
+@pytest.mark.parametrize(("address64", "mask"), [(False, 0x4C), (True, 0x50)])
+def test_msi_each_mask_bit_masks_its_own_vector_and_no_other(make: Make, address64: bool, mask: int) -> None:
+    """S2.20: in every byte of the register, in both layouts that have one."""
+    config = make(Msi(32, address64=address64))
+    for vector in range(32):
+        config.write(mask, 4, 1 << vector)
+        assert [one for one in range(32) if live(config).masked(one)] == [vector]
+
+
 def test_msi_without_masks_is_never_masked_nor_pending(make: Make) -> None:
     msi = live(make(Msi(2, maskable=False)))
     msi.set_pending(1, True)

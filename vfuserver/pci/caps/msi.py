@@ -26,6 +26,7 @@ MSI_MASK_32: Final = 0x0C
 MSI_PENDING_32: Final = 0x10
 HIGH_BYTES: Final = 4
 """How much further back everything behind the address lies with a 64-bit address."""
+MSI_MASK_64: Final = MSI_MASK_32 + HIGH_BYTES
 
 MSI_MAX_VECTORS: Final = 32
 ADDRESS_LOW_WRITABLE: Final = 0xFFFF_FFFC
@@ -109,7 +110,13 @@ class Msi(Capability, id=MSI_ID):
 
     def masked(self, vector: int) -> bool:
         """True while the guest masks the vector; never for a capability that is not maskable."""
-        return bool(self._bit(vector) & self._bits("mask"))
+        if not 0 <= vector < self.vectors:
+            raise self._no_vector(vector)
+        if not self.maskable:
+            return False
+        # Asked for at every interrupt, so the byte is looked at where it lies.
+        at = (MSI_MASK_64 if self.address64 else MSI_MASK_32) + (vector >> 3)
+        return bool(self.place.values[at] >> (vector & 7) & 1)
 
     def pending(self, vector: int) -> bool:
         """True while the vector's pending bit is set."""
@@ -134,5 +141,8 @@ class Msi(Capability, id=MSI_ID):
 
     def _bit(self, vector: int) -> int:
         if not 0 <= vector < self.vectors:
-            raise LocalError(f"MSI vector must be 0 to {self.vectors - 1}, not {vector}")
+            raise self._no_vector(vector)
         return 1 << vector
+
+    def _no_vector(self, vector: int) -> LocalError:
+        return LocalError(f"MSI vector must be 0 to {self.vectors - 1}, not {vector}")
