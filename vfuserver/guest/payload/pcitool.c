@@ -2,7 +2,8 @@
  * pcitool - PCI devices from user space in a test guest: registers, timing, DMA, vfio-pci.
  *
  * A static program for an initramfs. Registers are reached through /sys/bus/pci/devices/BDF/resourceN (memory BARs by
- * mmap, I/O BARs by pread/pwrite); DMA is in pcitool_dma.c and pcitool_testdev.c, vfio-pci in pcitool_vfio.c, interrupts in pcitool_irq.c. One sub-command per call (the table at the end); every
+ * mmap, I/O BARs by pread/pwrite); DMA is in pcitool_dma.c and pcitool_testdev.c, vfio-pci in pcitool_vfio.c, interrupts in pcitool_irq.c,
+ * what all of it takes in pcitool_bench.c. One sub-command per call (the table at the end); every
  * failure is one line on stderr and exit code 1.
  */
 
@@ -258,6 +259,7 @@ static const struct command {
     {"testdev-copy", testdev_copy, 4, 4, "BDF SOURCE DESTINATION BYTES   (testdev, bus addresses; prints its status)"},
     {"testdev-loop", testdev_loop, 2, 2, "BDF FILE   (testdev, until FILE is there; prints what it has done)"},
     {"vfio-irq", vfio_irq, 3, 3, "BDF msi|msix COUNT   (testdev bound to vfio-pci)"},
+    {"bench", bench, 3, 3, "BDF FIFO FIFO   (orders in one, as pcitool_bench.c lists them, ns in the other)"},
 };
 
 int main(int argc, char **argv)

@@ -63,3 +63,6 @@ void testdev_loop(int argc, char **argv);
 
 /* BDF msi|msix COUNT. */
 void vfio_irq(int argc, char **argv);
+
+/* BDF FIFO FIFO: orders, and what they took. */
+void bench(int argc, char **argv);

@@ -1,0 +1,277 @@
+"""End to end: what a guest's own accesses, interrupts and DMA take, before our server in each of its ways of polling.
+
+Every server has its devices in the same guest, and they take turns, many and short ones, forth and back; while one of
+them has its turn the others are stopped, so that none that polls takes a processor from it. Beside ours, where
+LIBVFIO_USER_SO names that library, a server in C on it with the same registers (libvfio_user_guest.c), and where
+LIBVFIO_USER_SAMPLES names the folder of its samples, its gpio-pci-idio-16; and QEMU's own edu, which no message
+reaches. The guest measures by its own clock (`pcitool bench`). It must not know what a message is.
+"""
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from operator import truediv
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks.figure import Figure
+from vfuserver.guest import Machine, ObtainError, Plug, ToolError
+from vfuserver.session.options import POLL
+
+TURNS: Final = 3
+"""Of each server, in a round."""
+SECONDS: Final = 25.0
+"""For all turns: on a busy machine there are fewer."""
+PATIENCE: Final = 20.0
+"""Seconds, for one turn."""
+MIB: Final = 1 << 20
+COPIED: Final = 8 * MIB
+
+Orders = Mapping[str, str]
+"""Of `pcitool bench`, by what comes of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A model, the guest's driver for it, and what a device of it is asked."""
+
+    model: str
+    driver: str
+    orders: Orders
+
+
+VFIO, IDIO = "vfio-pci", "gpio-pci-idio-16"
+WRITES: Final = {"write": "post 0x10 0x14 800"}
+TESTDEV: Final = Kind(
+    "testdev",
+    VFIO,
+    {"read": "read 0x04 60", **WRITES, "interrupt": "interrupt 0x18 0 30", "copy": f"copy {COPIED} 2"},
+)
+ONE_BY_ONE: Final = Kind("testdev", VFIO, WRITES)
+EDU: Final = Kind("edu", VFIO, {"edu read": "read 0x04 60", "edu interrupt": "interrupt 0x60 1 30"})
+GPIO: Final = Kind("gpio-idio-16", IDIO, {"line": "line 16 60"})
+
+LIBRARY, SAMPLE, QEMU, SINGLY = "libvfio-user", "libvfio-user's sample", "QEMU's own", "without WRITE_MULTI"
+FIRST_SLOT: Final = 0x8
+PEER: Final = Path(__file__).with_name("libvfio_user_guest.c")
+MODULES: Final = (VFIO, "vfio_iommu_type1", IDIO)
+
+Samples = dict[tuple[str, str], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One in the guest: which server has it, its slot and, unless it is QEMU's own, its socket."""
+
+    server: str
+    kind: Kind
+    slot: int
+    socket: Path | None = None
+
+    @property
+    def bdf(self) -> str:
+        """Where the guest has it."""
+        return f"0000:00:{self.slot:02x}.0"
+
+    def fifo(self, end: str) -> str:
+        """In the guest."""
+        return f"/tmp/{self.slot}.{end}"
+
+
+def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
+    """Everything, in `rounds` times TURNS turns of each; nothing, with the reason, where no guest can be had."""
+    for name in ("LIBVFIO_USER_SO", "LIBVFIO_USER_SAMPLES"):
+        if name not in os.environ:
+            click.echo(f"{name} is not set, so what it names is not beside ours", err=True)
+    try:
+        samples = asyncio.run(_samples(rounds, progress))
+    except (ObtainError, ToolError) as reason:
+        click.echo(f"no guest, so nothing is measured in one: {reason}", err=True)
+        return []
+    return [*_figures({what: statistics.median(values) for what, values in samples.items()}), *_ratios(samples)]
+
+
+async def _samples(rounds: int, progress: Callable[[int], None]) -> Samples:
+    found: Samples = {}
+    with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
+        devices = list(_devices(Path(name)))
+        servers = {kind: stack.enter_context(_server(kind, devices, Path(name))) for kind in _kinds(devices)}
+        async with _guest(devices) as guest:
+            for kind in servers:
+                await _turn(guest, _of(kind, devices), {})
+            end = time.monotonic() + SECONDS
+            for turn in range(rounds * TURNS):
+                if turn >= TURNS and time.monotonic() > end:
+                    break
+                for kind in list(servers)[:: -1 if turn % 2 else 1]:
+                    with _alone(servers, kind):
+                        await _turn(guest, _of(kind, devices), found)
+                if turn % TURNS == TURNS - 1:
+                    progress(1)
+    return found
+
+
+def _of(kind: str, devices: Sequence[Device]) -> list[Device]:
+    return [device for device in devices if device.server == kind]
+
+
+async def _turn(guest: Machine, devices: Sequence[Device], found: Samples) -> None:
+    """Each device of one server does its orders once."""
+    done = await guest.run("; ".join(map(_script, devices)), PATIENCE)
+    if done.returncode:
+        said = await guest.check(f"cat {' '.join(device.fifo('log') for device in devices)}")
+        raise RuntimeError(f"{devices[0].server}: {said or done.text}")
+    orders = [(device.server, what) for device in devices for what in device.kind.orders]
+    for order, ns in zip(orders, done.text.split(), strict=True):
+        found.setdefault(order, []).append(float(ns))
+
+
+def _script(device: Device) -> str:
+    """For the guest's shell: a line with the nanoseconds of each order."""
+    orders = (f"echo {order} >&4; read -r ns <&5; echo $ns" for order in device.kind.orders.values())
+    return "; ".join([f"exec 4>{device.fifo('in')} 5<>{device.fifo('out')}", *orders])
+
+
+# -- figures ---------------------------------------------------------------------------------------------------------
+
+
+NAMES: Final = {
+    "read": "register read",
+    "write": "posted write",
+    "interrupt": "write to handler",
+    "line": "GPIO line by its stock driver",
+    "edu read": "edu, register read",
+    "edu interrupt": "edu, write to handler",
+}
+"""Of what is shown in microseconds."""
+
+
+def _figures(median: Mapping[tuple[str, str], float]) -> Iterator[Figure]:
+    for what, name in NAMES.items():
+        for (server, of), ns in median.items():
+            if of == what:
+                yield Figure(f"{name}, {_named(server)}", ns / 1e3, "us")
+    for (server, of), ns in median.items():
+        if of == "copy":
+            yield Figure(f"DMA, {COPIED // MIB} MiB at a time, {_named(server)}", COPIED / MIB / ns * 1e9, "MiB/s")
+
+
+def _named(server: str) -> str:
+    return f"--poll {server}" if server in POLL else server
+
+
+def _ratios(samples: Samples) -> Iterator[Figure]:
+    """To the library's in the same turn, which may be a slow one for all. Held to the mode that wins; all are shown."""
+    if (LIBRARY, "read") not in samples:
+        return
+    for what, most in (("read", 0.75), ("interrupt", 1.1), ("write", None)):
+        theirs = samples[LIBRARY, what]
+        ratios = {mode: statistics.median(map(truediv, samples[mode, what], theirs)) for mode in POLL}
+        for mode, ratio in ratios.items():
+            target = most if ratio == min(ratios.values()) else None
+            yield Figure(f"{NAMES[what]}, --poll {mode}, to libvfio-user's", ratio, "times", target)
+
+
+# -- the guest -------------------------------------------------------------------------------------------------------
+
+
+def _devices(folder: Path) -> Iterator[Device]:
+    """All there are, each in a slot of its own."""
+    kinds = [(mode, kind) for mode in POLL for kind in (TESTDEV, EDU, GPIO)]
+    kinds.append((SINGLY, ONE_BY_ONE))
+    if "LIBVFIO_USER_SO" in os.environ:
+        kinds.append((LIBRARY, TESTDEV))
+    if "LIBVFIO_USER_SAMPLES" in os.environ:
+        kinds.append((SAMPLE, GPIO))
+    for slot, (server, kind) in enumerate(kinds, FIRST_SLOT):
+        yield Device(server, kind, slot, folder / f"{slot}.sock")
+    yield Device(QEMU, EDU, FIRST_SLOT + len(kinds))
+
+
+@asynccontextmanager
+async def _guest(devices: Sequence[Device]) -> AsyncIterator[Machine]:
+    """With a `pcitool bench` for each of the devices."""
+    plugs = [Plug(f"d{one.slot}", one.socket, {"addr": f"{one.slot:#x}"}) for one in devices if one.socket]
+    own = [f"edu,addr={one.slot:#x}" for one in devices if not one.socket]
+    words = [word for device in own for word in ("-device", device)]
+    async with Machine("q35-viommu", plugs, extra_args=words, spare_modules=MODULES) as guest:
+        await guest.check(" && ".join(f"modprobe {module}" for module in MODULES))
+        await guest.check("echo 32 > /proc/sys/vm/nr_hugepages")
+        for one in devices:
+            fifos = f"{one.fifo('in')} {one.fifo('out')}"
+            await guest.check(f"mkfifo {fifos}")
+            if one.kind.driver == VFIO:  # the others have found theirs by themselves
+                await guest.check(f"pcitool bind {one.bdf} {VFIO}")
+            await guest.check(f"pcitool bench {one.bdf} {fifos} >{one.fifo('log')} 2>&1 &")
+        yield guest
+
+
+# -- servers ---------------------------------------------------------------------------------------------------------
+
+
+def _kinds(devices: Sequence[Device]) -> list[str]:
+    return list(dict.fromkeys(device.server for device in devices))
+
+
+@contextmanager
+def _alone(servers: Mapping[str, int | None], kind: str) -> Iterator[None]:
+    """All others are stopped meanwhile."""
+    others = [pid for name, pid in servers.items() if name != kind and pid is not None]
+    try:
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _server(kind: str, devices: Sequence[Device], folder: Path) -> Iterator[int | None]:
+    """The pid of the process of a column; None: QEMU's."""
+    own = [device for device in _of(kind, devices) if device.socket]
+    if not own:
+        yield None
+        return
+    with subprocess.Popen(_command(kind, own, folder), stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            while not all(device.socket.exists() for device in own if device.socket):
+                if server.poll() is not None:
+                    raise RuntimeError(f"the server {kind} did not start: see above")
+                time.sleep(0.01)
+            yield server.pid
+        finally:
+            server.terminate()
+
+
+def _command(kind: str, own: Sequence[Device], folder: Path) -> list[str]:
+    socket = str(own[0].socket)
+    if kind == LIBRARY:
+        program = folder / "libvfio_user_guest"
+        subprocess.run(["cc", "-O2", "-o", program, PEER, "-ldl"], check=True)
+        return [str(program), os.environ["LIBVFIO_USER_SO"], socket]
+    if kind == SAMPLE:
+        return [os.path.join(os.environ["LIBVFIO_USER_SAMPLES"], IDIO), socket]
+    config = folder / f"{own[0].slot}.toml"
+    config.write_text("".join(_entry(kind, device) for device in own))
+    return [sys.executable, "-m", "vfuserver", "serve", "--log-level", "error", "--config", str(config)]
+
+
+def _entry(kind: str, device: Device) -> str:
+    """As --config wants it. QEMU posts writes only to a device that has nothing mappable."""
+    model = device.kind.model
+    lines = ["[[device]]", f'device = "{model}"', f'socket = "{device.socket}"']
+    lines += [f'poll = "{kind}"', "write-multiple = true"] if kind in POLL else []
+    lines += ["[device.set]", 'mappable = "no"'] if model == "testdev" else []
+    return "\n".join([*lines, "", ""])
