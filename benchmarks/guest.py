@@ -10,27 +10,25 @@ reaches. The guest measures by its own clock (`pcitool bench`). It must not know
 import asyncio
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from operator import truediv
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import click
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, over
 from vfuserver.guest import Machine, ObtainError, Plug, ToolError
 from vfuserver.session.options import POLL
 
 TURNS: Final = 3
 """Of each server, in a round."""
-SECONDS: Final = 25.0
+SECONDS: Final = 30.0
 """For all turns: on a busy machine there are fewer."""
 PATIENCE: Final = 20.0
 """Seconds, for one turn."""
@@ -66,7 +64,8 @@ FIRST_SLOT: Final = 0x8
 PEER: Final = Path(__file__).with_name("libvfio_user_guest.c")
 MODULES: Final = (VFIO, "vfio_iommu_type1", IDIO)
 
-Samples = dict[tuple[str, str], list[float]]
+Turn = dict[tuple[str, str], float]
+"""Nanoseconds by server and order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,46 +93,46 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
         if name not in os.environ:
             click.echo(f"{name} is not set, so what it names is not beside ours", err=True)
     try:
-        samples = asyncio.run(_samples(rounds, progress))
+        turns = asyncio.run(_turns(rounds, progress))
     except (ObtainError, ToolError) as reason:
         click.echo(f"no guest, so nothing is measured in one: {reason}", err=True)
         return []
-    return [*_figures({what: statistics.median(values) for what, values in samples.items()}), *_ratios(samples)]
+    return _held(over([*_figures(turn), *_ratios(turn)] for turn in turns))
 
 
-async def _samples(rounds: int, progress: Callable[[int], None]) -> Samples:
-    found: Samples = {}
+async def _turns(rounds: int, progress: Callable[[int], None]) -> list[Turn]:
+    found: list[Turn] = []
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
         devices = list(_devices(Path(name)))
         servers = {kind: stack.enter_context(_server(kind, devices, Path(name))) for kind in _kinds(devices)}
         async with _guest(devices) as guest:
             for kind in servers:
-                await _turn(guest, _of(kind, devices), {})
+                await _turn(guest, _of(kind, devices))
             end = time.monotonic() + SECONDS
             for turn in range(rounds * TURNS):
                 if turn >= TURNS and time.monotonic() > end:
                     break
+                found.append({})
                 for kind in list(servers)[:: -1 if turn % 2 else 1]:
                     with _alone(servers, kind):
-                        await _turn(guest, _of(kind, devices), found)
+                        found[-1] |= await _turn(guest, _of(kind, devices))
                 if turn % TURNS == TURNS - 1:
                     progress(1)
-    return found
+    return [{what: turn[what] for what in found[0]} for turn in found]  # whoever's turn came first
 
 
 def _of(kind: str, devices: Sequence[Device]) -> list[Device]:
     return [device for device in devices if device.server == kind]
 
 
-async def _turn(guest: Machine, devices: Sequence[Device], found: Samples) -> None:
+async def _turn(guest: Machine, devices: Sequence[Device]) -> Turn:
     """Each device of one server does its orders once."""
     done = await guest.run("; ".join(map(_script, devices)), PATIENCE)
     if done.returncode:
         said = await guest.check(f"cat {' '.join(device.fifo('log') for device in devices)}")
         raise RuntimeError(f"{devices[0].server}: {said or done.text}")
     orders = [(device.server, what) for device in devices for what in device.kind.orders]
-    for order, ns in zip(orders, done.text.split(), strict=True):
-        found.setdefault(order, []).append(float(ns))
+    return dict(zip(orders, map(float, done.text.split()), strict=True))
 
 
 def _script(device: Device) -> str:
@@ -156,12 +155,12 @@ NAMES: Final = {
 """Of what is shown in microseconds."""
 
 
-def _figures(median: Mapping[tuple[str, str], float]) -> Iterator[Figure]:
+def _figures(turn: Turn) -> Iterator[Figure]:
     for what, name in NAMES.items():
-        for (server, of), ns in median.items():
+        for (server, of), ns in turn.items():
             if of == what:
                 yield Figure(f"{name}, {_named(server)}", ns / 1e3, "us")
-    for (server, of), ns in median.items():
+    for (server, of), ns in turn.items():
         if of == "copy":
             yield Figure(f"DMA, {COPIED // MIB} MiB at a time, {_named(server)}", COPIED / MIB / ns * 1e9, "MiB/s")
 
@@ -170,16 +169,28 @@ def _named(server: str) -> str:
     return f"--poll {server}" if server in POLL else server
 
 
-def _ratios(samples: Samples) -> Iterator[Figure]:
-    """To the library's in the same turn, which may be a slow one for all. Held to the mode that wins; all are shown."""
-    if (LIBRARY, "read") not in samples:
-        return
-    for what, most in (("read", 0.75), ("interrupt", 1.1), ("write", None)):
-        theirs = samples[LIBRARY, what]
-        ratios = {mode: statistics.median(map(truediv, samples[mode, what], theirs)) for mode in POLL}
-        for mode, ratio in ratios.items():
-            target = most if ratio == min(ratios.values()) else None
-            yield Figure(f"{NAMES[what]}, --poll {mode}, to libvfio-user's", ratio, "times", target)
+MOST: Final = {"read": 0.75, "interrupt": 1.1, "write": None}
+"""To libvfio-user's."""
+
+
+def _ratios(turn: Turn) -> Iterator[Figure]:
+    if (LIBRARY, "read") in turn:
+        for what in MOST:
+            for mode in POLL:
+                yield Figure(_ratio(what, mode), turn[mode, what] / turn[LIBRARY, what], "times")
+
+
+def _ratio(what: str, mode: str) -> str:
+    return f"{NAMES[what]}, {_named(mode)}, to libvfio-user's"
+
+
+def _held(figures: Sequence[Figure]) -> list[Figure]:
+    """Of each target the mode that wins is held to it; the others are shown."""
+    targets: dict[str, float | None] = {}
+    for what, most in MOST.items():
+        of_it = [figure for figure in figures if figure.name in {_ratio(what, mode) for mode in POLL}]
+        targets |= {min(of_it, key=lambda figure: figure.value).name: most} if of_it else {}
+    return [replace(figure, most=targets.get(figure.name)) for figure in figures]
 
 
 # -- the guest -------------------------------------------------------------------------------------------------------
