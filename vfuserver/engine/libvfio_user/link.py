@@ -37,7 +37,7 @@ from vfuserver.engine.libvfio_user.peek import (
     unread,
     whole_payload,
 )
-from vfuserver.engine.libvfio_user.readiness import Readiness
+from vfuserver.engine.libvfio_user.readiness import HangUp, Readiness
 from vfuserver.engine.watching import Watching
 from vfuserver.errors import CommandError
 from vfuserver.session.holding import Holding
@@ -89,6 +89,10 @@ class Link:
         self.socket = socket.socket(fileno=os.dup(context.poll_fd))
         self._room = _make_room(self.socket)
         self._readiness = Readiness(loop, self.socket.fileno(), self._readable)
+        self._hang_ups = [HangUp(loop, self.socket.fileno(), self._main_ended)]
+        if context.twin >= 0:
+            self._hang_ups.append(HangUp(loop, context.twin, self._twin_ended))
+        self._without_twin = False
         self._client: Connection | None = None
         self._holding: Holding | None = None
         self._beside = Beside(loop, f"{name} DMA messages")
@@ -319,6 +323,8 @@ class Link:
         if not self._over and self._is_idle():
             self._readiness.watch(reading=True)
             self._idle.set()
+            if self._without_twin:
+                self._loop.call_soon(self._serve_out)
 
     def _pause(self) -> None:
         self._readiness.watch()
@@ -361,6 +367,25 @@ class Link:
         return any(found & events for _, found in poll.poll(0))
 
     # -- beside the loop, and the end
+
+    def _main_ended(self) -> None:
+        """Who reads it will see that; what waits beside the loop for the other socket must not."""
+        if self._beside.busy:
+            self._context.cut()
+
+    def _twin_ended(self) -> None:
+        self._without_twin = True
+        self._serve_out()
+
+    def _serve_out(self) -> None:
+        """The client has closed the twin socket: what it had sent before is served, and that is the end of both."""
+        while not self._over and self._is_idle():
+            look = peek(self.socket)
+            if look is None or look is END or look.cut or not look.whole:
+                self.client.log.info("the client has closed the twin socket")
+                self._cut()
+            else:
+                self._serve(look)
 
     def _cut(self) -> None:
         """Ends the connection; the library reads to its end."""
@@ -405,6 +430,8 @@ class Link:
             return
         self._over = True
         self._context.twin = -1
+        for one in self._hang_ups:
+            one.close()
         self._pause()
         while self._rings:
             self._loop.remove_reader(self._rings.pop())

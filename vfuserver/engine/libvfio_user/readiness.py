@@ -10,6 +10,26 @@ import select
 from collections.abc import Callable
 
 
+class HangUp:
+    """Calls back once when the other end of a socket has closed, unless it is closed before. Owns its epoll alone."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, ended: Callable[[], None]) -> None:
+        self._loop, self._ended = loop, ended
+        self._epoll = select.epoll()
+        self._epoll.register(fd, 0)  # EPOLLHUP is always told
+        loop.add_reader(self._epoll.fileno(), self._tell)
+
+    def close(self) -> None:
+        """Before the socket is closed. Idempotent."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+    def _tell(self) -> None:
+        self.close()
+        self._ended()
+
+
 class Readiness:
     """Calls back when a socket is readable, or writable, until it is closed. Owns its epoll, not the socket."""
 
