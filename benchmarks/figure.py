@@ -45,11 +45,15 @@ def over(rounds: Iterable[Sequence[Figure]]) -> list[Figure]:
     """What each round alone would have said, as one: the medians, and between which values half of the rounds lie.
 
     So a ratio is the median of every round's own ratio: a machine that is busy for a while slows both of its sides.
+    ValueError: they did not measure the same in the same order.
     """
     return [_median(figures) for figures in zip(*rounds, strict=True)]
 
 
 def _median(figures: Sequence[Figure]) -> Figure:
+    names = {figure.name for figure in figures}
+    if len(names) != 1:
+        raise ValueError(f"every round must measure the same in the same order, not {sorted(names)} at one place")
     values = [figure.value for figure in figures]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return replace(figures[0], value=middle, low=low, high=high)

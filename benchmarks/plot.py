@@ -44,9 +44,16 @@ def _of_target(figure: Figure) -> tuple[float, float, float]:
     """The value and its spread as parts of the target, turned round if it is a least one."""
     low, high = figure.spread
     if figure.most is not None:
-        return figure.value / figure.most, low / figure.most, high / figure.most
+        return _part(figure.value, figure.most), _part(low, figure.most), _part(high, figure.most)
     assert figure.least is not None
-    return figure.least / figure.value, figure.least / high, figure.least / low
+    return _part(figure.least, figure.value), _part(figure.least, high), _part(figure.least, low)
+
+
+def _part(value: float, whole: float) -> float:
+    """Of nothing, nothing is the whole, and all else twice as much: it can only be met or missed."""
+    if whole:
+        return value / whole
+    return 2.0 if value else 1.0
 
 
 @click.command(help="`python -m benchmarks.plot RESULT.json PICTURE.svg`: the plot of a run, again, or as a PNG.")

@@ -27,6 +27,12 @@ def test_rounds_become_medians_and_quartiles() -> None:
     assert (figure.value, figure.spread, figure.most) == (3.0, (2.0, 4.0), 5)
 
 
+def test_rounds_of_another_order_are_refused() -> None:
+    reads, writes = (Figure(name, 1.0, "ns") for name in ("read", "write"))
+    with pytest.raises(ValueError, match="the same order"):
+        over([[reads, writes], [writes, reads]])
+
+
 def test_one_round_has_no_spread() -> None:
     (figure,) = over([[Figure("read", 2.0, "ns")]])
     assert figure.spread == (2.0, 2.0)
@@ -111,7 +117,8 @@ def test_compare_of_another_file_says_which(content: str, tmp_path: Path) -> Non
 
 def test_plot_is_an_svg_of_the_figures_with_targets(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
-    result = _result(_read(1.0, 0.1), Figure("throughput", 0.5, "times", least=0.9)).save(tmp_path)
+    idle = Figure("wake-ups", 0.0, "", most=0)
+    result = _result(_read(1.0, 0.1), Figure("throughput", 0.5, "times", least=0.9), idle).save(tmp_path)
     path = tmp_path / "plot.svg"
     subprocess.run([sys.executable, "-m", "benchmarks.plot", result, path], check=True)  # it keeps fonts' files open
     assert path.read_text().startswith("<?xml")
