@@ -9,7 +9,7 @@
 /* The shortest wait; how often it is looked for others (ns). */
 enum { FIRST = 2000, LOOK = 4000 };
 /* The part of the limit that a wait may take. */
-enum { PART = 10 };
+enum { PART = 5 };
 /* Where the waits fail, there are none for SHY turns, doubled each time up to SHYEST, and halved by every so many hits.
  * A miss weighs as much as four hits, since fewer than four in five are what a client that sleeps comes to, too. */
 enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, WEIGHT = 4, FAILED = 12 };

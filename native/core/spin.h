@@ -1,7 +1,7 @@
 /* Polling that pays: how long a pump waits, without sleeping, for the next message of a connection that was just served.
  *
  * The rule is that of KVM's halt polling: a wait that was too short for a message which then came soon makes the next one
- * longer, a message that came late makes it shorter, down to none. A wait is at most a tenth of `limit`: a client that
+ * longer, a message that came late makes it shorter, down to none. A wait is at most a fifth of `limit`: a client that
  * polls needs no longer, and to wait for one that sleeps costs more of the processor than to sleep, too. Waits of which fewer
  * than four in five succeed end for a while, each time for a longer one, however soon the messages came then: a client on
  * the same processor sends nothing before this thread sleeps.
