@@ -1,6 +1,7 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -47,3 +48,11 @@ def raw(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(os.fspath(path))
     return sock
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Each ends with the last of its devices."""
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before

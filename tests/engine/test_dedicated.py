@@ -5,12 +5,11 @@ import errno
 import functools
 import os
 import random
-import resource
 import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +29,12 @@ from vfuserver.device.neighbours import HOLD
 from vfuserver.engine import Server, adopt, find_engine, find_home, listen
 from vfuserver.engine.device_thread import DeviceThread
 from vfuserver.engine.listen import Listener
-from vfuserver.errors import CommandError, LocalError, UsageError
+from vfuserver.errors import CommandError, LocalError
 from vfuserver.session import SessionOptions
 from vfuserver.vfio import Client as Port
 from vfuserver.vfio import MigrationState
+
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 DEDICATED = SessionOptions(poll="dedicated")
 READ, START, SLOW, DELAY, FAIL, STUCK, LEAVE, RUNG = range(0, 32, 4)
@@ -168,14 +169,6 @@ class House:
     async def dump(self) -> list[dict[str, Any]]:
         """What inspect shows of every device."""
         return [await one.dump() for one in self.server.served]
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """Each ends with the last of its devices."""
-    before = threading.active_count()
-    yield
-    assert threading.active_count() == before
 
 
 @pytest.fixture
@@ -418,45 +411,6 @@ async def test_inherited_connection_that_ends_finishes_the_server(folder: Path) 
         client.close()
         async with asyncio.timeout(FOREVER):
             await server.stopped()
-
-
-async def test_server_refuses_the_mode_without_a_thread(folder: Path) -> None:
-    async with Server(DEDICATED) as server:
-        device, listener = load("testdev")(), listen(folder / "s")
-        with pytest.raises(UsageError, match="needs a thread"):
-            server.add(device, listener)
-        device.close()
-        listener.close()
-
-
-def test_other_engine_refuses_the_mode() -> None:
-    other = find_engine("vfuserver")
-    with pytest.raises(UsageError, match="leave --engine or --poll out"):
-        find_home(type(other)("libvfio-user", other.check, other.serve), "dedicated", "edu")
-
-
-async def test_who_begins_a_thread_that_can_have_no_loop_is_told() -> None:
-    if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-        pytest.skip("a loop of asyncio that could not be made complains again when it is collected")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            DeviceThread("nobody", asyncio.get_running_loop())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-async def test_device_that_is_not_made_leaves_no_thread() -> None:
-    home = DeviceThread("nobody", asyncio.get_running_loop())
-
-    def fails() -> None:
-        raise UsageError("no such option")
-
-    with pytest.raises(UsageError, match="no such option"):
-        home.call_patiently(fails)
-    home.end()
-    home.end()
 
 
 def has_passed(players: Sequence[Player], ball: int) -> bool:

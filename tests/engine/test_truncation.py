@@ -54,9 +54,8 @@ def of_the_client() -> list[str]:
     return [line for line in (*links, *Path("/proc/self/maps").read_text().splitlines()) if "guest-memory" in line]
 
 
-async def test_server_lives_through_a_client_that_cuts_its_memory(serve: Serve) -> None:
-    """EFAULT in every round, some in the middle of a command; nothing of the client's memory is left in the server."""
-    path = serve("testdev")
+async def cut_while_served(path: Path) -> None:
+    """A client in another process cuts its memory while the device at `path` copies, and sees EFAULT in the middle."""
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", CLIENT, path),
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
@@ -67,6 +66,12 @@ async def test_server_lives_through_a_client_that_cuts_its_memory(serve: Serve) 
         out, err = await client.communicate()
     assert client.returncode == 0, err.decode()
     assert int(out) > 0, "no round met the cut in the middle"
+
+
+async def test_server_lives_through_a_client_that_cuts_its_memory(serve: Serve) -> None:
+    """EFAULT in every round, some in the middle of a command; nothing of the client's memory is left in the server."""
+    path = serve("testdev")
+    await cut_while_served(path)
     assert (of_the_client(), _core.sources()) == ([], [])
     async with await Client.connect(path) as other:
         await other.enable()

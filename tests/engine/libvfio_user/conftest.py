@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.interop.conftest import memory as memory
 from vfuserver.client import Client
 from vfuserver.device.loader import load
 from vfuserver.engine import Server, find_engine, listen

@@ -114,11 +114,3 @@ def test_clients_that_come_and_go_leave_nothing(server: Server, memory: int) -> 
         client.reset()
         client.write(raw.CONFIG, 4, 7, 2)
         assert client.read(raw.BAR0, 0) == 0x5453_4554
-
-
-@pytest.fixture
-def memory() -> Iterator[int]:
-    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-    os.ftruncate(fd, SIZE)
-    yield fd
-    os.close(fd)

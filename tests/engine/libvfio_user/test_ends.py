@@ -77,16 +77,6 @@ def test_client_that_dies_inside_a_message_leaves_the_device_to_the_next(
         assert eventually(server.at_rest)
 
 
-@pytest.fixture
-def memory() -> Iterator[int]:
-    import os
-
-    fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-    os.ftruncate(fd, 1 << 20)
-    yield fd
-    os.close(fd)
-
-
 async def test_client_waits_while_another_negotiates_and_the_loop_does_not(bench: Bench) -> None:
     """One that says nothing is cut off by its deadline; the one behind it is served then."""
     path = bench.add("edu", SessionOptions(deadline=0.5))
