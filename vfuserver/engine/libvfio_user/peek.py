@@ -60,6 +60,7 @@ END: Final = Look()
 
 def peek(connection: socket.socket) -> Look | None:
     """What comes next; None: nothing yet."""
+    before = waiting(connection)  # what has arrived by now is all looked at, unless descriptors end the look
     try:
         data, _, told, _ = connection.recvmsg(LOOKED_AT, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -68,9 +69,9 @@ def peek(connection: socket.socket) -> Look | None:
         return END
     if not data:
         return END
-    arrived = waiting(connection)
+    arrived = max(before, len(data))
     if len(data) < HEADER_SIZE:
-        return Look(size=HEADER_SIZE, arrived=arrived, cut=arrived >= HEADER_SIZE)
+        return Look(size=HEADER_SIZE, arrived=arrived, cut=before >= HEADER_SIZE)
     message_id, command, size, flags, _ = HEADER.unpack(data)
     return Look(command, size, arrived, data[HEADER_SIZE:size], message_id, flags, bool(told & socket.MSG_CTRUNC))
 
