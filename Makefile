@@ -90,7 +90,7 @@ sanitize: $(CORE)  ## the tests of the core under the sanitizers
 		$(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	@cd $(SANE) && PYTHONPATH=$(CURDIR)/$(SANE) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
-		$(CURDIR)/$(BIN)/pytest -q tests/native tests/iommu tests/session tests/client tests/engine tests/device
+		$(CURDIR)/$(BIN)/pytest -q --capture=sys tests/native tests/iommu tests/session tests/client tests/engine tests/device
 
 requirements: $(CORE)  ## which tests prove which requirement, and what waits
 	@$(BIN)/python -m tests.requirements --cases

@@ -110,7 +110,7 @@ static int take_in(PumpObject *self, long got, bool more)
 
 static int receive_once(PumpObject *self, long *got)
 {
-    bool more;
+    bool more = false;
 
     *got = vfu_pump_receive(&self->stream->stream, self->fd, &more);
     return take_in(self, *got, more);
@@ -131,7 +131,7 @@ static bool may_spin(const PumpObject *self, int flags)
 /* One turn, which goes on while the next message comes soon. It is waited for without the GIL, and served with it. */
 static int turn(PumpObject *self, uint64_t unused)
 {
-    bool more;
+    bool more = false;
     long got;
     int flags;
 
@@ -176,7 +176,7 @@ static int spin(PumpObject *self, uint64_t spin_ns)
 static int stay(PumpObject *self, uint64_t unused)
 {
     int flags = VFU_PUMP_READ;
-    bool more;
+    bool more = false;
     long got;
 
     (void)unused;
