@@ -4,6 +4,7 @@
 #include <structmember.h>
 #include <time.h>
 
+#include "../core/doze.h"
 #include "../core/pump.h"
 #include "../core/spin.h"
 
@@ -20,6 +21,7 @@ typedef struct {
     bool large;       /* has been told */
     uint64_t rested;  /* how many messages had come, when it was last asked to rest */
     vfu_spin spin;
+    vfu_doze doze;
     char quiet; /* step() tells nothing of a turn after which the next message is what is waited for */
 } PumpObject;
 
@@ -128,7 +130,8 @@ static bool may_spin(const PumpObject *self, int flags)
     return may_stay(self, flags) && self->stream->stream.held.kind == VFU_HELD_NOTHING;
 }
 
-/* One turn, which goes on while the next message comes soon. It is waited for without the GIL, and served with it. */
+/* One turn, which goes on while the next message comes soon. It is waited for, and served, without the GIL, which only
+ * hooks and commands take. */
 static int turn(PumpObject *self, uint64_t unused)
 {
     bool more = false;
@@ -142,14 +145,13 @@ static int turn(PumpObject *self, uint64_t unused)
         return flags;
     vfu_spin_begin(&self->spin);
     while (may_spin(self, flags)) {
-        released = PyEval_SaveThread();
+        if (!released)
+            released = PyEval_SaveThread();
         got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);
-        need_gil();
         if (got == -EAGAIN)
             break;
         flags = take_in(self, got, more);
     }
-    vfu_spin_end(&self->spin);
     return flags;
 }
 
@@ -167,12 +169,10 @@ static int spin(PumpObject *self, uint64_t spin_ns)
         if (got > 0)
             deadline = now_ns() + spin_ns;
     } while (flags == VFU_PUMP_READ && (got > 0 || now_ns() < deadline));
-    need_gil();
     return flags;
 }
 
-/* One turn of a thread that has nothing else to do: it waits and serves without the GIL, which only hooks and commands
- * take, until the limit is over or the loop is wanted. */
+/* One turn of a thread that has nothing else to do: as one that polls, until the limit is over or the loop is wanted. */
 static int stay(PumpObject *self, uint64_t unused)
 {
     int flags = VFU_PUMP_READ;
@@ -190,22 +190,19 @@ static int stay(PumpObject *self, uint64_t unused)
         if (got == -EAGAIN)
             break;
     }
-    need_gil();
-    vfu_spin_end(&self->spin);
     return flags;
 }
 
-/* Flags as Python gets them. */
-static PyObject *told(PumpObject *self, int flags)
+/* Flags as Python gets them: with what it is told once. */
+static int also_large(PumpObject *self, int flags)
 {
     const vfu_stream *s = &self->stream->stream;
 
-    if (!self->large && (vfu_buffer_large(&s->rx) || vfu_buffer_large(&s->tx))) {
-        self->large = true;
-        self->rested = s->received;
-        flags |= VFU_PUMP_LARGE;
-    }
-    return PyLong_FromLong(flags);
+    if (self->large || !(vfu_buffer_large(&s->rx) || vfu_buffer_large(&s->tx)))
+        return flags;
+    self->large = true;
+    self->rested = s->received;
+    return flags | VFU_PUMP_LARGE;
 }
 
 static PyObject *pump_rest(PumpObject *self, PyObject *unused)
@@ -223,21 +220,32 @@ static PyObject *pump_rest(PumpObject *self, PyObject *unused)
     return PyBool_FromLong(!self->large);
 }
 
-static PyObject *served(PumpObject *self, int (*move)(PumpObject *, uint64_t), uint64_t spin_ns)
+/* Something is done with the stream, with the GIL or without. */
+static int served(PumpObject *self, int (*move)(PumpObject *, uint64_t), uint64_t spin_ns)
 {
     StreamObject *outer = serving, *stream = self->stream;
     int flags;
 
-    if (stream->closed || stream->stream.processing)
-        return PyErr_Format(LocalError, "the stream is closed, or being served already");
-    Py_INCREF(stream);
     serving = stream;
-    flags = vfu_stream_wants_read(&stream->stream) ? move(self, spin_ns) : send_out(self);
+    flags = move && vfu_stream_wants_read(&stream->stream) ? move(self, spin_ns) : send_out(self);
     serving = outer;
     if (stream->closed)
         vfu_stream_free(&stream->stream);
-    Py_DECREF(stream);
-    return told(self, flags);
+    return also_large(self, flags);
+}
+
+static bool can_be_served(const PumpObject *self) { return !self->stream->closed && !self->stream->stream.processing; }
+
+/* From Python and for it: `self` is the caller's, and has the stream. */
+static PyObject *serve(PumpObject *self, int (*move)(PumpObject *, uint64_t), uint64_t spin_ns)
+{
+    int flags;
+
+    if (!can_be_served(self))
+        return PyErr_Format(LocalError, "the stream is closed, or being served already");
+    flags = served(self, move, spin_ns);
+    need_gil();
+    return PyLong_FromLong(flags);
 }
 
 static PyObject *pump_run(PumpObject *self, PyObject *args)
@@ -246,54 +254,76 @@ static PyObject *pump_run(PumpObject *self, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "|I:run", &spin_us))
         return NULL;
-    return served(self, spin_us ? spin : turn, (uint64_t)spin_us * 1000);
+    return serve(self, spin_us ? spin : turn, (uint64_t)spin_us * 1000);
 }
 
 static PyObject *pump_stay(PumpObject *self, PyObject *unused)
 {
     (void)unused;
-    return served(self, stay, 0);
+    return serve(self, stay, 0);
 }
 
-/* A loop's callback. What is usual costs no Python: a turn after which the next message is waited for, as before. */
+/* True for a turn that Python need not know of: the next message is waited for, as before. */
+static bool usual(const PumpObject *self, int flags) { return self->quiet && flags == VFU_PUMP_READ; }
+
+/* True if it has been waited for in the loop's place, and is there: no command waits, nobody has asked for the loop. */
+static bool dozed(PumpObject *self, int flags)
+{
+    if (!usual(self, flags) || !can_be_served(self) || loop_wanted || vfu_spin_pays(&self->spin) ||
+        self->stream->stream.held.kind != VFU_HELD_NOTHING)
+        return false;
+    if (!released)
+        released = PyEval_SaveThread();
+    return vfu_doze_sleep(&self->doze, self->fd);
+}
+
+/* A loop's callback. What is usual costs no Python. */
 static PyObject *pump_step(PumpObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *flags, *answer;
-    bool usual;
+    PyObject *number, *answer;
+    int flags;
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "step(run, told) takes 2 arguments, not %zd", count);
-    if (!self->quiet || self->stream->closed || self->stream->stream.processing)
+    if (!self->quiet || !can_be_served(self))
         return PyObject_CallNoArgs(args[0]);
     flags = served(self, turn, 0);
-    usual = flags && self->quiet && PyLong_AsLong(flags) == VFU_PUMP_READ;
-    if (!flags || usual) {
-        Py_XDECREF(flags);
-        return flags ? Py_NewRef(Py_None) : NULL;
-    }
-    answer = PyObject_CallOneArg(args[1], flags);
-    Py_DECREF(flags);
+    if (vfu_doze_pays(&self->doze))
+        while (dozed(self, flags))
+            flags = served(self, turn, 0);
+    need_gil();
+    if (usual(self, flags))
+        Py_RETURN_NONE;
+    number = PyLong_FromLong(flags);
+    answer = number ? PyObject_CallOneArg(args[1], number) : NULL;
+    Py_XDECREF(number);
     return answer;
 }
 
 static PyObject *pump_flush(PumpObject *self, PyObject *unused)
 {
-    StreamObject *outer = serving, *stream = self->stream;
-    int flags;
-
     (void)unused;
-    if (stream->closed)
+    if (self->stream->closed)
         return PyErr_Format(LocalError, "the stream is closed");
-    if (stream->stream.processing) /* the batch in hand sends it */
+    if (self->stream->stream.processing) /* the batch in hand sends it */
         return PyLong_FromLong(VFU_PUMP_READ);
-    Py_INCREF(stream);
-    serving = stream;
-    flags = send_out(self);
-    serving = outer;
-    if (stream->closed)
-        vfu_stream_free(&stream->stream);
-    Py_DECREF(stream);
-    return told(self, flags);
+    return PyLong_FromLong(served(self, NULL, 0));
+}
+
+static PyObject *pump_doze(PumpObject *self, PyObject *args)
+{
+    PyObject *capsule;
+    const char *file;
+    void *loop;
+
+    if (!PyArg_ParseTuple(args, "sO:doze", &file, &capsule))
+        return NULL;
+    loop = PyCapsule_GetPointer(capsule, NULL);
+    if (!loop)
+        return NULL;
+    if (!vfu_doze_allow(&self->doze, loop, file))
+        return PyErr_Format(LocalError, "%s does not have a libuv that is known here", file);
+    Py_RETURN_NONE;
 }
 
 static PyObject *pump_poll(PumpObject *self, PyObject *args)
@@ -312,8 +342,9 @@ static PyObject *get_polling(PumpObject *self, void *closure)
     const vfu_spin *p = &self->spin;
 
     (void)closure;
-    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:d}", "limit_us", p->limit / 1000, "window_us", p->window / 1000, "spins",
-                         p->spins, "hits", p->hits, "yields", p->yields, "seconds", (double)p->spent / 1e9);
+    return Py_BuildValue("{s:K,s:K,s:K,s:K,s:K,s:d,s:K,s:K}", "limit_us", p->limit / 1000, "window_us", p->window / 1000,
+                         "spins", p->spins, "hits", p->hits, "yields", p->yields, "seconds", (double)p->spent / 1e9,
+                         "sleeps", self->doze.sleeps, "woken", self->doze.served);
 }
 
 static PyObject *get_error(PumpObject *self, void *closure)
@@ -327,6 +358,7 @@ static PyMethodDef methods[] = {
     {"stay", (PyCFunction)pump_stay, METH_NOARGS, "stay(): run() as long as poll() allows, without the GIL."},
     {"step", (PyCFunction)(void (*)(void))pump_step, METH_FASTCALL, "step(run, told): run(), for a loop's callback."},
     {"poll", (PyCFunction)pump_poll, METH_VARARGS, "poll(limit_us, loop_fd, stays=False): run(), or stay(), waits for what comes soon."},
+    {"doze", (PyCFunction)pump_doze, METH_VARARGS, "doze(file, uv_loop): step() may sleep in an uvloop's place."},
     {"rest", (PyCFunction)pump_rest, METH_NOARGS, "rest(): gives memory back if nothing has come since."},
     {"flush", (PyCFunction)pump_flush, METH_NOARGS, "Sends what is queued."},
     {0},

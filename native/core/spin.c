@@ -6,13 +6,12 @@
 #include <poll.h>
 #include <time.h>
 
-/* The shortest wait; how often it is looked for others (ns). */
-enum { FIRST = 2000, LOOK = 4000 };
-/* The part of the limit that a wait may take. */
-enum { PART = 5 };
-/* Where the waits fail, there are none for SHY turns, doubled each time up to SHYEST, and halved by every so many hits.
- * A miss weighs as much as four hits, since fewer than four in five are what a client that sleeps comes to, too. */
-enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, WEIGHT = 4, FAILED = 12 };
+/* The part of the limit that a wait takes; how often it is looked for others (ns). */
+enum { PART = 5, LOOK = 4000 };
+/* Where the waits fail, there are none for SHY turns, four times as many each time up to SHYEST, and half as many after every
+ * so many hits. They have failed once that is FAILED which each adds or takes away: a message that came while it was waited
+ * for, one that was there already, one that was late. When they are tried again little is missing to that. */
+enum { SHY = 16, SHYEST = 4096, HALVED_BY = 64, CAME = -2, WAS_THERE = 1, LATE = 4, FAILED = 24, TRIAL = FAILED - 8 };
 
 static uint64_t now(void)
 {
@@ -29,25 +28,18 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 void vfu_spin_begin(vfu_spin *p)
 {
-    uint64_t t, gap;
-
     if (p->shy) { /* for one that sleeps no clock is asked, either */
         p->shy--;
         return;
     }
-    t = now();
-    gap = t - p->ended;
-    p->deadline = t + p->limit;
+    p->window = p->limit / PART;
+    p->deadline = now() + p->limit;
     p->looked = 0;
-    if (gap > p->limit)
-        p->window = p->window / 2 < FIRST ? 0 : p->window / 2;
-    else if (p->missed || !p->window)
-        p->window = least(p->window ? 2 * p->window : FIRST, p->limit / PART);
-    p->missed = false;
 }
 
 void vfu_spin_stay(vfu_spin *p)
 {
+    p->stays = true;
     p->deadline = now() + p->limit;
     p->window = p->limit;
     p->looked = 0;
@@ -56,27 +48,20 @@ void vfu_spin_stay(vfu_spin *p)
 static void give_up(vfu_spin *p, unsigned turns)
 {
     p->window = 0;
-    p->failure = 0;
+    p->failure = TRIAL;
     p->shy = turns;
 }
 
-static void hit(vfu_spin *p)
+static void weigh(vfu_spin *p, int came)
 {
-    p->hits++;
-    p->failure -= p->failure != 0;
-    if (p->hits % HALVED_BY == 0)
+    p->failure = p->failure + came > 0 ? p->failure + came : 0;
+    if (came < 0 && p->hits % HALVED_BY == 0)
         p->patience /= 2;
-}
-
-static void miss(vfu_spin *p)
-{
-    p->missed = true;
-    p->failure += WEIGHT;
-    if (p->failure < FAILED)
+    if (p->failure < FAILED || p->stays)
         return;
     p->patience = p->patience < SHY ? SHY : p->patience;
     give_up(p, p->patience);
-    p->patience = p->patience < SHYEST ? 2 * p->patience : SHYEST;
+    p->patience = p->patience < SHYEST ? 4 * p->patience : SHYEST;
 }
 
 /* True if the loop has something to do that is not on this socket. */
@@ -94,6 +79,7 @@ static bool others_wait(vfu_spin *p, vfu_stream *s, int fd, bool *more, long *go
 long vfu_spin_receive(vfu_spin *p, vfu_stream *s, int fd, bool *more)
 {
     uint64_t start = now(), end = least(start + p->window, p->deadline), t = start;
+    unsigned looks = 0;
     long got = -EAGAIN;
 
     p->spins++;
@@ -108,18 +94,14 @@ long vfu_spin_receive(vfu_spin *p, vfu_stream *s, int fd, bool *more)
         }
         if (got == -EAGAIN)
             got = vfu_pump_receive(s, fd, more);
+        looks++;
         t = now();
     }
     p->spent += t - start;
-    if (got > 0)
-        hit(p);
-    else if (got == -EAGAIN && p->window && t < p->deadline)
-        miss(p);
+    if (got > 0) {
+        p->hits++;
+        weigh(p, looks > 1 ? CAME : WAS_THERE);
+    } else if (got == -EAGAIN && p->window && t < p->deadline)
+        weigh(p, LATE);
     return got;
-}
-
-void vfu_spin_end(vfu_spin *p)
-{
-    if (!p->shy)
-        p->ended = now();
 }

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -48,6 +49,25 @@ class Polling:
         self.send(data)
         return self.pump.run()
 
+    @contextmanager
+    def answered_when_it_waits(self, times: int) -> Iterator[None]:
+        """Meanwhile another thread sends a message in the middle of each of so many waits."""
+        ended = threading.Event()
+
+        def answer(waits: int) -> None:
+            for _ in range(times):
+                while self.count("spins")[0] <= waits:
+                    if ended.wait(0.0002):
+                        return
+                waits = self.count("spins")[0]
+                self.send(read(0, 4))
+
+        thread = threading.Thread(target=answer, args=self.count("spins"))
+        thread.start()
+        yield
+        ended.set()
+        thread.join()
+
     def count(self, *names: str) -> list[int]:
         return [int(self.pump.polling[name]) for name in names]
 
@@ -74,27 +94,27 @@ def made() -> Iterator[Callable[[int], Polling]]:
 
 @pytest.fixture
 def polling(made: Callable[[int], Polling]) -> Polling:
-    """One that has served a message, so that the next comes soon."""
-    polling = made(SECOND)
-    polling.turn()
-    return polling
+    """One whose limit no test comes to; a wait is a fifth of it."""
+    return made(SECOND)
 
 
-def test_first_message_is_not_waited_behind(polling: Polling) -> None:
-    assert polling.count("spins", "window_us") == [0, 0]
+@pytest.fixture
+def short(made: Callable[[int], Polling]) -> Polling:
+    """One that waits in vain without making the test long."""
+    return made(100)
 
 
-def test_message_that_came_soon_has_the_next_one_waited_for(polling: Polling) -> None:
-    assert polling.turn() == _core.Pump.READ
-    assert polling.count("spins", "hits") == [1, 0]
-    assert polling.pump.polling["seconds"] > 0
+def test_message_is_waited_for_behind_another(short: Polling) -> None:
+    assert short.turn() == _core.Pump.READ
+    assert short.count("spins", "hits", "window_us") == [1, 0, 20]
+    assert short.pump.polling["seconds"] > 0
 
 
-def test_message_that_comes_while_it_is_waited_for_is_served_in_the_same_turn(polling: Polling) -> None:
-    polling.on_write = lambda value: polling.send(read(0, 4, tag=7))
-    assert polling.turn(write(4, bytes(4))) == _core.Pump.READ
-    assert [answer[0] for answer in replies(polling.far.recv(4096))][-1] == 7
-    assert polling.count("spins", "hits") == [2, 1]
+def test_message_that_comes_while_it_is_waited_for_is_served_in_the_same_turn(short: Polling) -> None:
+    short.on_write = lambda value: short.send(read(0, 4, tag=7))
+    assert short.turn(write(4, bytes(4))) == _core.Pump.READ
+    assert [answer[0] for answer in replies(short.far.recv(4096))][-1] == 7
+    assert short.count("spins", "hits") == [2, 1]
 
 
 def test_limit_zero_never_waits(made: Callable[[int], Polling]) -> None:
@@ -104,36 +124,34 @@ def test_limit_zero_never_waits(made: Callable[[int], Polling]) -> None:
     assert polling.count("spins", "limit_us") == [0, 0]
 
 
-def test_wait_that_was_too_short_makes_the_next_one_longer(polling: Polling) -> None:
-    windows = []
-    for _ in range(2):
-        polling.turn()
-        windows.append(polling.count("window_us")[0])
-    assert windows[1] == 2 * windows[0] > 0
-
-
-def test_wait_is_at_most_a_fifth_of_the_limit(made: Callable[[int], Polling]) -> None:
-    polling = made(100)
-    for _ in range(100):
-        polling.turn()
-    assert polling.count("window_us")[0] <= 20
-
-
-def test_three_misses_in_a_row_end_it_for_longer_each_time(polling: Polling) -> None:
-    """A client that cannot send before this thread sleeps costs three short waits in 16 turns, then in 32, 64..."""
-    for turns, spins in ((3, 3), (15, 3), (4, 6), (31, 6), (4, 9)):
+def test_late_messages_end_the_waiting_for_longer_each_time(short: Polling) -> None:
+    """A client that sleeps costs six short waits, then two in 18 turns, in 66, in 258..."""
+    for turns, spins in ((6, 6), (16, 6), (2, 8), (64, 8), (2, 10), (256, 10), (2, 12)):
         for _ in range(turns):
+            short.turn()
+        assert short.count("spins", "hits") == [spins, 0]
+
+
+def test_messages_that_are_there_at_once_end_the_waiting_too(polling: Polling) -> None:
+    """They are of a client on the same processor, which sends before this thread looks: nothing is waited for."""
+    polling.on_write = lambda value: polling.send(write(4, bytes(4), flags=0x10))
+    assert polling.turn(write(4, bytes(4), flags=0x10)) == _core.Pump.READ
+    assert polling.count("spins", "hits", "window_us") == [24, 24, 0]
+
+
+def test_messages_that_come_in_the_middle_of_a_wait_outweigh_late_ones(made: Callable[[int], Polling]) -> None:
+    polling = made(100_000)
+    for _ in range(8):
+        with polling.answered_when_it_waits(3):
             polling.turn()
-        assert polling.count("spins", "hits") == [spins, 0]
+    assert polling.count("spins", "hits", "window_us") == [32, 24, 20_000]
 
 
 def test_client_that_writes_without_end_gives_the_loop_its_turn_at_the_limit(made: Callable[[int], Polling]) -> None:
     """No other connection, job or timer is later by more than the limit."""
-    polling = made(2000)
-    polling.turn()
-    polling.on_write = lambda value: polling.send(write(4, bytes(4), flags=0x10))
-    for _ in range(20):
-        assert polling.turn(write(4, bytes(4), flags=0x10)) == _core.Pump.READ
+    polling = made(20_000)
+    with polling.answered_when_it_waits(1 << 30):
+        assert polling.turn() == _core.Pump.READ
     assert polling.count("yields") == [0]
 
 
@@ -150,19 +168,19 @@ def test_busy_neighbour_is_not_waited_beside_again_soon(polling: Polling) -> Non
     assert polling.count("spins", "yields") == [1, 1]
 
 
-def test_own_message_is_not_taken_for_a_neighbour(polling: Polling) -> None:
-    polling.on_write = lambda value: polling.send(read(0, 4))
+def test_own_message_is_not_taken_for_a_neighbour(short: Polling) -> None:
+    short.on_write = lambda value: short.send(read(0, 4))
     for _ in range(3):
-        polling.turn(write(4, bytes(4)))
-    assert polling.count("hits", "yields") == [3, 0]
+        short.turn(write(4, bytes(4)))
+    assert short.count("hits", "yields") == [3, 0]
 
 
-def test_hook_that_has_given_the_loop_something_to_do_ends_the_turn(polling: Polling) -> None:
-    polling.on_write = lambda value: _core.want_loop()
-    polling.turn(write(4, bytes(4)))
-    assert polling.count("spins") == [0]
-    polling.turn()
-    assert polling.count("spins") == [1]
+def test_hook_that_has_given_the_loop_something_to_do_ends_the_turn(short: Polling) -> None:
+    short.on_write = lambda value: _core.want_loop()
+    short.turn(write(4, bytes(4)))
+    assert short.count("spins") == [0]
+    short.turn()
+    assert short.count("spins") == [1]
 
 
 def test_command_of_python_and_reply_go_back_to_the_loop(polling: Polling) -> None:

@@ -145,7 +145,7 @@ def _polling(polling: Mapping[str, Any] | None) -> str:
     now = f"waits {polling['window_us']} us" if polling["window_us"] else "does not pay now"
     return (
         f"{now}; {polling['hits']} of {polling['spins']} waits were worth it, {polling['yields']} gave way to others, "
-        f"{polling['seconds']:.3f} s of CPU in all"
+        f"{polling['seconds']:.3f} s of CPU in all; {polling['woken']} of {polling['sleeps']} sleeps ended by a message"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from vfuserver._core import Pump, Stream, want_loop
 from vfuserver.engine.device_loop import Asked
-from vfuserver.engine.polling import NONE, loop_fd
+from vfuserver.engine.polling import NONE, libuv, loop_fd
+from vfuserver.errors import LocalError
 
 _READ: Final = Pump.READ
 _LARGE: Final = Pump.LARGE
@@ -38,8 +39,9 @@ class Lane:
         """`after(flags)` is told what a turn of the pump has come to (Pump.READ...) unless that is what is waited for
         already (see `tell_all`), `failed()` of an error of our own in one.
 
-        A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does. One that
-        `stays` polls always: its loop (an Asked one) has it as what it does when there is nothing else.
+        A turn lasts up to `poll_us` microseconds while it pays to poll for the next message, 0: it never does. Where it
+        does not pay, the pump sleeps in the loop's place (native/core/doze.h). One that `stays` polls always: its
+        loop (an Asked one) has it as what it does when there is nothing else.
         """
         sock.setblocking(False)
         self.socket = sock
@@ -53,6 +55,7 @@ class Lane:
         self._staying, self._asked = False, 0
         if poll_us and loop_descriptor != NONE:
             self._pump.poll(poll_us, loop_descriptor, self._stays is not None)
+            self._doze()
         self._tell_all = False
         self._resting: asyncio.TimerHandle | None = None
         self._reading = self._writing = self._soon = self._stopped = self._paused = False
@@ -135,6 +138,16 @@ class Lane:
         """Stops, and closes the socket. Idempotent."""
         self.stop()
         self.socket.close()
+
+    def _doze(self) -> None:
+        """Sleeps in an uvloop's place from now on, where that is possible."""
+        of_loop = libuv(self._loop)
+        if of_loop is None or self._stays is not None:
+            return
+        try:
+            self._pump.doze(*of_loop)
+        except LocalError as error:
+            log.debug("the loop is never slept for: %s", error)
 
     def _wake(self) -> None:
         """A turn of the pump for what waits there, which says what to wait for."""

@@ -1,6 +1,6 @@
-"""What a loop sleeps on: the descriptor that tells a pump, which polls instead, that the loop has something to do.
+"""What a loop sleeps on, for a pump that polls instead, or sleeps in its place.
 
-Neither loop documents it. Where it is not to be had nothing polls, and all else is as ever.
+Neither loop documents its descriptor. Where it is not to be had nothing polls, and all else is as ever.
 """
 
 import asyncio
@@ -16,3 +16,13 @@ def loop_fd(loop: asyncio.AbstractEventLoop) -> int:
         return int(of_uvloop())
     selector: Any = getattr(loop, "_selector", None)
     return int(selector.fileno()) if hasattr(selector, "fileno") else NONE
+
+
+def libuv(loop: asyncio.AbstractEventLoop) -> tuple[str, object] | None:
+    """The file that an uvloop's libuv is in, and a capsule of its uv_loop_t, lent; None for a loop of another kind."""
+    if not hasattr(loop, "_get_backend_id"):
+        return None
+    from uvloop import loop as module
+
+    uvloop: Any = module  # its stubs leave this out
+    return uvloop.__file__, uvloop.libuv_get_loop_t_ptr(loop)
