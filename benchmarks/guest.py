@@ -1,10 +1,11 @@
 """End to end: what a guest's own accesses, interrupts and DMA take, before our server in each of its ways of polling.
 
-Every server has its devices in the same guest, and they take turns, many and short ones, forth and back; while one of
-them has its turn the others are stopped, so that none that polls takes a processor from it. Beside ours, where
-LIBVFIO_USER_SO names that library, a server in C on it with the same registers (libvfio_user_guest.c), and where
-LIBVFIO_USER_SAMPLES names the folder of its samples, its gpio-pci-idio-16; and QEMU's own edu, which no message
-reaches. The guest measures by its own clock (`pcitool bench`). It must not know what a message is.
+Every device is in the same guest and has a server process of its own. They take turns, many and short ones, forth and
+back; while one of them has its turn all other processes are stopped, those of the same mode too, so that none that
+polls takes a processor from it. Beside ours, where LIBVFIO_USER_SO names that library, a server in C on it with the
+same registers (libvfio_user_guest.c), and where LIBVFIO_USER_SAMPLES names the folder of its samples, its
+gpio-pci-idio-16; and QEMU's own edu, which no message reaches. The guest measures by its own clock (`pcitool bench`).
+It must not know what a message is.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from vfuserver.guest import Machine, ObtainError, Plug, ToolError
 from vfuserver.session.options import POLL
 
 TURNS: Final = 3
-"""Of each server, in a round."""
+"""Of each device, in a round."""
 SECONDS: Final = 30.0
 """For all turns: on a busy machine there are fewer."""
 PATIENCE: Final = 20.0
@@ -66,6 +67,8 @@ MODULES: Final = (VFIO, "vfio_iommu_type1", IDIO)
 
 Turn = dict[tuple[str, str], float]
 """Nanoseconds by server and order."""
+Pids = Mapping[int, int]
+"""Of the servers, by their devices' slots; QEMU's own device has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,34 +107,30 @@ async def _turns(rounds: int, progress: Callable[[int], None]) -> list[Turn]:
     found: list[Turn] = []
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
         devices = list(_devices(Path(name)))
-        servers = {kind: stack.enter_context(_server(kind, devices, Path(name))) for kind in _kinds(devices)}
+        pids = stack.enter_context(_servers(devices, Path(name)))
         async with _guest(devices) as guest:
-            for kind in servers:
-                await _turn(guest, _of(kind, devices))
+            for device in devices:  # all run: whoever waits for a stopped one while it starts keeps the guest waiting
+                await _turn(guest, device)
             end = time.monotonic() + SECONDS
             for turn in range(rounds * TURNS):
                 if turn >= TURNS and time.monotonic() > end:
                     break
                 found.append({})
-                for kind in list(servers)[:: -1 if turn % 2 else 1]:
-                    with _alone(servers, kind):
-                        found[-1] |= await _turn(guest, _of(kind, devices))
+                for device in devices[:: -1 if turn % 2 else 1]:
+                    with _alone(device, pids):
+                        found[-1] |= await _turn(guest, device)
                 if turn % TURNS == TURNS - 1:
                     progress(1)
     return [{what: turn[what] for what in found[0]} for turn in found]  # whoever's turn came first
 
 
-def _of(kind: str, devices: Sequence[Device]) -> list[Device]:
-    return [device for device in devices if device.server == kind]
-
-
-async def _turn(guest: Machine, devices: Sequence[Device]) -> Turn:
-    """Each device of one server does its orders once."""
-    done = await guest.run("; ".join(map(_script, devices)), PATIENCE)
+async def _turn(guest: Machine, device: Device) -> Turn:
+    """It does its orders once."""
+    done = await guest.run(_script(device), PATIENCE)
     if done.returncode:
-        said = await guest.check(f"cat {' '.join(device.fifo('log') for device in devices)}")
-        raise RuntimeError(f"{devices[0].server}: {said or done.text}")
-    orders = [(device.server, what) for device in devices for what in device.kind.orders]
+        said = await guest.check(f"cat {device.fifo('log')}")
+        raise RuntimeError(f"{device.server}: {said or done.text}")
+    orders = [(device.server, what) for what in device.kind.orders]
     return dict(zip(orders, map(float, done.text.split()), strict=True))
 
 
@@ -230,14 +229,10 @@ async def _guest(devices: Sequence[Device]) -> AsyncIterator[Machine]:
 # -- servers ---------------------------------------------------------------------------------------------------------
 
 
-def _kinds(devices: Sequence[Device]) -> list[str]:
-    return list(dict.fromkeys(device.server for device in devices))
-
-
 @contextmanager
-def _alone(servers: Mapping[str, int | None], kind: str) -> Iterator[None]:
+def _alone(device: Device, pids: Pids) -> Iterator[None]:
     """All others are stopped meanwhile."""
-    others = [pid for name, pid in servers.items() if name != kind and pid is not None]
+    others = [pid for slot, pid in pids.items() if slot != device.slot]
     try:
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
@@ -248,41 +243,44 @@ def _alone(servers: Mapping[str, int | None], kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server(kind: str, devices: Sequence[Device], folder: Path) -> Iterator[int | None]:
-    """The pid of the process of a column; None: QEMU's."""
-    own = [device for device in _of(kind, devices) if device.socket]
-    if not own:
-        yield None
-        return
-    with subprocess.Popen(_command(kind, own, folder), stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout is not None
-            while not all(device.socket.exists() for device in own if device.socket):
+def _servers(devices: Sequence[Device], folder: Path) -> Iterator[Pids]:
+    """They start all at once, and have their sockets then."""
+    with ExitStack() as stack:
+        started = [(one, stack.enter_context(_process(_command(one, folder)))) for one in devices if one.socket]
+        for device, server in started:
+            while device.socket and not device.socket.exists():
                 if server.poll() is not None:
-                    raise RuntimeError(f"the server {kind} did not start: see above")
+                    raise RuntimeError(f"the server {device.server} did not start: see above")
                 time.sleep(0.01)
-            yield server.pid
+        yield {device.slot: server.pid for device, server in started}
+
+
+@contextmanager
+def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            yield server
         finally:
             server.terminate()
 
 
-def _command(kind: str, own: Sequence[Device], folder: Path) -> list[str]:
-    socket = str(own[0].socket)
+def _command(device: Device, folder: Path) -> list[str]:
+    kind, socket = device.server, str(device.socket)
     if kind == LIBRARY:
         program = folder / "libvfio_user_guest"
         subprocess.run(["cc", "-O2", "-o", program, PEER, "-ldl"], check=True)
         return [str(program), os.environ["LIBVFIO_USER_SO"], socket]
     if kind == SAMPLE:
         return [os.path.join(os.environ["LIBVFIO_USER_SAMPLES"], IDIO), socket]
-    config = folder / f"{own[0].slot}.toml"
-    config.write_text("".join(_entry(kind, device) for device in own))
+    config = folder / f"{device.slot}.toml"
+    config.write_text(_entry(device))
     return [sys.executable, "-m", "vfuserver", "serve", "--log-level", "error", "--config", str(config)]
 
 
-def _entry(kind: str, device: Device) -> str:
+def _entry(device: Device) -> str:
     """As --config wants it. QEMU posts writes only to a device that has nothing mappable."""
-    model = device.kind.model
+    kind, model = device.server, device.kind.model
     lines = ["[[device]]", f'device = "{model}"', f'socket = "{device.socket}"']
     lines += [f'poll = "{kind}"', "write-multiple = true"] if kind in POLL else []
     lines += ["[device.set]", 'mappable = "no"'] if model == "testdev" else []
-    return "\n".join([*lines, "", ""])
+    return "\n".join([*lines, ""])
