@@ -29,7 +29,7 @@ from vfuserver.session.options import POLL
 
 TURNS: Final = 3
 """Of each device, in a round."""
-SECONDS: Final = 30.0
+SECONDS: Final = 60.0
 """For all turns: on a busy machine there are fewer."""
 PATIENCE: Final = 20.0
 """Seconds, for one turn."""
