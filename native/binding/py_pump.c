@@ -148,9 +148,10 @@ static int turn(PumpObject *self, uint64_t unused)
         if (!released)
             released = PyEval_SaveThread();
         got = vfu_spin_receive(&self->spin, &self->stream->stream, self->fd, &more);
-        if (got == -EAGAIN)
+        if (got != -EAGAIN)
+            flags = take_in(self, got, more);
+        else if (!vfu_doze_can(&self->doze) || !vfu_spin_again(&self->spin))
             break;
-        flags = take_in(self, got, more);
     }
     return flags;
 }
@@ -287,10 +288,11 @@ static PyObject *pump_step(PumpObject *self, PyObject *const *args, Py_ssize_t c
         return PyErr_Format(PyExc_TypeError, "step(run, told) takes 2 arguments, not %zd", count);
     if (!self->quiet || !can_be_served(self))
         return PyObject_CallNoArgs(args[0]);
-    flags = served(self, turn, 0);
-    if (vfu_doze_pays(&self->doze))
-        while (dozed(self, flags))
-            flags = served(self, turn, 0);
+    vfu_doze_begin(&self->doze);
+    do
+        flags = served(self, turn, 0);
+    while (dozed(self, flags));
+    vfu_doze_end(&self->doze);
     need_gil();
     if (usual(self, flags))
         Py_RETURN_NONE;

@@ -28,20 +28,22 @@ bool vfu_doze_allow(vfu_doze *d, void *loop, const char *file)
     return true;
 }
 
-bool vfu_doze_pays(vfu_doze *d)
+void vfu_doze_begin(vfu_doze *d)
 {
-    if (d->shy) {
-        d->shy--;
-        return false;
-    }
-    return d->loop;
+    d->here = d->loop && !d->shy;
+    d->shy -= d->shy != 0;
+}
+
+bool vfu_doze_can(const vfu_doze *d)
+{
+    return d->here && d->uv.backend_timeout(d->loop) == WITHOUT_END;
 }
 
 bool vfu_doze_sleep(vfu_doze *d, int fd)
 {
     struct epoll_event event;
 
-    if (d->uv.backend_timeout(d->loop) != WITHOUT_END)
+    if (!vfu_doze_can(d))
         return false;
     d->sleeps++;
     if (epoll_wait(d->uv.backend_fd(d->loop), &event, 1, -1) == 1 && event.data.fd == fd && event.events == EPOLLIN) {

@@ -29,15 +29,20 @@ typedef struct {
 typedef struct {
     vfu_uv uv;
     void *loop;              /* uv_loop_t; NULL: it never dozes */
+    bool here;               /* this is one of its callbacks, and may sleep */
     unsigned shy, patience;  /* callbacks until it is tried again, and how many there will be then */
     uint64_t sleeps, served; /* how often it has slept, and been woken for the socket */
 } vfu_doze;
 
 /* From now on it may, in the callbacks of this loop. False: `file`, of this process, has not the libuv that is known here. */
 bool vfu_doze_allow(vfu_doze *doze, void *loop, const char *file);
-/* True if it is worth a try in this callback. */
-bool vfu_doze_pays(vfu_doze *doze);
-/* Sleeps, if the loop has nothing to do, until `fd` alone is readable: true. False: the callback is to end. */
+/* A callback begins; it may sleep, unless that has not paid. */
+void vfu_doze_begin(vfu_doze *doze);
+/* True if nothing and nobody waits for the end of the callback: the loop has nothing else to do. */
+bool vfu_doze_can(const vfu_doze *doze);
+/* Sleeps, if it can, until `fd` alone is readable: true. False: the callback is to end. */
 bool vfu_doze_sleep(vfu_doze *doze, int fd);
+/* The callback ends. */
+static inline void vfu_doze_end(vfu_doze *doze) { doze->here = false; }
 
 #endif

@@ -7,7 +7,7 @@
 #include <time.h>
 
 /* The part of the limit that a wait takes; how often it is looked for others (ns). */
-enum { PART = 5, LOOK = 4000 };
+enum { PART = 5, LOOK = 16000 };
 /* Where the waits fail, there are none for SHY turns, four times as many each time up to SHYEST, and half as many after every
  * so many hits. They have failed once that is FAILED which each adds or takes away: a message that came while it was waited
  * for, one that was there already, one that was late. When they are tried again little is missing to that. */
@@ -64,12 +64,26 @@ static void weigh(vfu_spin *p, int came)
     p->patience = p->patience < SHYEST ? 4 * p->patience : SHYEST;
 }
 
-/* True if the loop has something to do that is not on this socket. */
-static bool others_wait(vfu_spin *p, vfu_stream *s, int fd, bool *more, long *got)
+static bool readable(const vfu_spin *p)
 {
     struct pollfd loop = {.fd = p->loop, .events = POLLIN};
 
-    if (poll(&loop, 1, 0) == 0)
+    return poll(&loop, 1, 0) != 0;
+}
+
+bool vfu_spin_again(vfu_spin *p)
+{
+    if (!p->over || readable(p))
+        return false;
+    vfu_spin_begin(p);
+    p->looked = now();
+    return true;
+}
+
+/* True if the loop has something to do that is not on this socket. */
+static bool others_wait(vfu_spin *p, vfu_stream *s, int fd, bool *more, long *got)
+{
+    if (!readable(p))
         return false;
     p->looked = 0; /* behind what is on this socket there may be others */
     *got = vfu_pump_receive(s, fd, more);
@@ -98,10 +112,11 @@ long vfu_spin_receive(vfu_spin *p, vfu_stream *s, int fd, bool *more)
         t = now();
     }
     p->spent += t - start;
+    p->over = got == -EAGAIN && t >= p->deadline;
     if (got > 0) {
         p->hits++;
         weigh(p, looks > 1 ? CAME : WAS_THERE);
-    } else if (got == -EAGAIN && p->window && t < p->deadline)
+    } else if (got == -EAGAIN && p->window && !p->over)
         weigh(p, LATE);
     return got;
 }

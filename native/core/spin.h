@@ -25,6 +25,7 @@ typedef struct {
     unsigned shy;      /* turns until it is tried again */
     unsigned patience; /* how many there will be, the next time that misses end it */
     uint64_t deadline; /* of this turn */
+    bool over;         /* the last wait has come to that */
     uint64_t looked;   /* when it was last seen that nobody else waits; 0: look at once */
     uint64_t spins, hits, yields, spent;
 } vfu_spin;
@@ -37,5 +38,7 @@ void vfu_spin_stay(vfu_spin *spin);
 static inline bool vfu_spin_pays(const vfu_spin *spin) { return spin->window != 0; }
 /* As vfu_pump_receive. -EAGAIN: nothing came while that paid; the turn is to end. */
 long vfu_spin_receive(vfu_spin *spin, vfu_stream *stream, int fd, bool *more);
+/* Where a turn has come to its limit, and nobody else is known to care: a new one begins, unless anything is readable. */
+bool vfu_spin_again(vfu_spin *spin);
 
 #endif

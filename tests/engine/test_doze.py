@@ -243,6 +243,27 @@ async def test_what_a_hook_asks_of_the_loop_comes_as_soon_as_ever(name: str) -> 
         await asyncio.sleep(0.01)
 
 
+async def test_client_that_never_sleeps_keeps_nobody_from_the_loop() -> None:
+    """A turn lasts as long as the loop has nothing else to do: a descriptor, a callback, a timer."""
+
+    def ask_without_end() -> None:
+        while not ended.is_set():
+            wire.trip()
+
+    ended = threading.Event()
+    async with wires() as (wire,):
+        client = threading.Thread(target=ask_without_end)
+        client.start()
+        began = time.monotonic()
+        for _ in range(20):
+            await in_thread(lambda: None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - began < LATE
+        ended.set()
+        client.join()
+
+
 FIRST = pytest.mark.parametrize("first", ["client", "neighbour"])
 
 
