@@ -11,6 +11,7 @@ It must not know what a message is.
 import asyncio
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,10 +28,11 @@ from benchmarks.figure import Figure, over
 from vfuserver.guest import Machine, ObtainError, Plug, ToolError
 from vfuserver.session.options import POLL
 
-TURNS: Final = 3
-"""Of each device, in a round."""
-SECONDS: Final = 60.0
-"""For all turns: on a busy machine there are fewer."""
+TURNS: Final = 5
+"""Of each device, in a round, which has their medians: where the scheduler has put the threads is kept for a turn, and
+changes what it comes to by a half."""
+SECONDS: Final = 90.0
+"""For all rounds: on a busy machine there are fewer."""
 PATIENCE: Final = 20.0
 """Seconds, for one turn."""
 MIB: Final = 1 << 20
@@ -96,14 +98,14 @@ def run(rounds: int, progress: Callable[[int], None]) -> list[Figure]:
         if name not in os.environ:
             click.echo(f"{name} is not set, so what it names is not beside ours", err=True)
     try:
-        turns = asyncio.run(_turns(rounds, progress))
+        found = asyncio.run(_rounds(rounds, progress))
     except (ObtainError, ToolError) as reason:
         click.echo(f"no guest, so nothing is measured in one: {reason}", err=True)
         return []
-    return _held(over([*_figures(turn), *_ratios(turn)] for turn in turns))
+    return _held(over([*_figures(one), *_ratios(one)] for one in found))
 
 
-async def _turns(rounds: int, progress: Callable[[int], None]) -> list[Turn]:
+async def _rounds(rounds: int, progress: Callable[[int], None]) -> list[Turn]:
     found: list[Turn] = []
     with tempfile.TemporaryDirectory(prefix="vfuserver-bench-") as name, ExitStack() as stack:
         devices = list(_devices(Path(name)))
@@ -112,16 +114,25 @@ async def _turns(rounds: int, progress: Callable[[int], None]) -> list[Turn]:
             for device in devices:  # all run: whoever waits for a stopped one while it starts keeps the guest waiting
                 await _turn(guest, device)
             end = time.monotonic() + SECONDS
-            for turn in range(rounds * TURNS):
-                if turn >= TURNS and time.monotonic() > end:
-                    break
-                found.append({})
-                for device in devices[:: -1 if turn % 2 else 1]:
-                    with _alone(device, pids):
-                        found[-1] |= await _turn(guest, device)
-                if turn % TURNS == TURNS - 1:
-                    progress(1)
-    return [{what: turn[what] for what in found[0]} for turn in found]  # whoever's turn came first
+            while len(found) < rounds and (not found or time.monotonic() < end):
+                found.append(
+                    _medians([await _turns(guest, devices, pids, forth=turn % 2 == 0) for turn in range(TURNS)])
+                )
+                progress(1)
+    return found
+
+
+async def _turns(guest: Machine, devices: Sequence[Device], pids: Pids, *, forth: bool) -> Turn:
+    """One of each device, while the others' servers are stopped."""
+    found: Turn = {}
+    for device in devices if forth else reversed(devices):
+        with _alone(device, pids):
+            found |= await _turn(guest, device)
+    return found
+
+
+def _medians(turns: Sequence[Turn]) -> Turn:
+    return {what: statistics.median(turn[what] for turn in turns) for what in turns[0]}
 
 
 async def _turn(guest: Machine, device: Device) -> Turn:
