@@ -235,7 +235,7 @@ async def test_what_a_hook_asks_of_the_loop_comes_as_soon_as_ever(name: str) -> 
         await done.wait()
         took = time.monotonic() - asked[0]
         rescue.cancel()
-        client.join()
+        await in_thread(client.join)
         assert took < LATE
         assert (wire.dozed > before) == uses_uvloop()
         for close in ways.closing:
@@ -261,7 +261,7 @@ async def test_client_that_never_sleeps_keeps_nobody_from_the_loop() -> None:
             await asyncio.sleep(0.001)
         assert time.monotonic() - began < LATE
         ended.set()
-        client.join()
+        await in_thread(client.join)  # it waits for its last answer
 
 
 FIRST = pytest.mark.parametrize("first", ["client", "neighbour"])
