@@ -240,7 +240,7 @@ def test_pump_that_stays_waits_however_often_in_vain_until_its_limit(staying: St
     for count in range(1, 20):
         assert staying.pump.stay() == _core.Pump.READ
         assert staying.count("spins", "hits", "yields") == [count, 0, 0]
-    assert staying.pump.polling["seconds"] >= 19 * 0.002
+    assert staying.pump.polling["seconds"] > 19 * 0.0015  # the limit begins before what is counted
 
 
 def test_pump_that_stays_serves_what_comes_meanwhile(staying: Staying) -> None:
