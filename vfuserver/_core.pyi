@@ -431,8 +431,9 @@ class Pump:
         """Polls and serves without the GIL, which only hooks and commands take, as long as poll() allows, whether that
         pays or not; returns as run()."""
     def doze(self, file: str, uv_loop: object) -> None:
-        """From now on step() may sleep in its loop's place, as native/core/doze.h says. `file` has the loop's libuv in
-        it, `uv_loop` is a capsule of its uv_loop_t. LocalError: it is not a libuv that is known here."""
+        """From now on step() may sleep in its loop's place, as native/core/doze.h says, and wait beyond poll()'s limit
+        while the loop has nothing else. `file` has the loop's libuv in it, `uv_loop` is a capsule of its uv_loop_t.
+        LocalError: it is not a libuv that is known here."""
     polling: Final[dict[str, Any]]
     """The limit and how long the next wait is (limit_us, window_us); how many waits there were, how many a message has
     ended (spins, hits), how many another descriptor (yields), and what all took, in seconds: CPU time, if nobody else

@@ -119,16 +119,16 @@ static int receive_once(PumpObject *self, long *got)
 }
 
 /* True if the next message can be waited for: nobody has asked for the loop. */
-static bool may_stay(const PumpObject *self, int flags)
+static bool may_wait(const PumpObject *self, int flags)
 {
-    return flags == VFU_PUMP_READ && !loop_wanted && !self->stream->closed && vfu_spin_pays(&self->spin);
+    return flags == VFU_PUMP_READ && !loop_wanted && !self->stream->closed;
 }
 
-/* True if nothing else can be: no command waits. */
-static bool may_spin(const PumpObject *self, int flags)
-{
-    return may_stay(self, flags) && self->stream->stream.held.kind == VFU_HELD_NOTHING;
-}
+static bool may_stay(const PumpObject *self, int flags) { return may_wait(self, flags) && vfu_spin_pays(&self->spin); }
+
+static bool command_waits(const PumpObject *self) { return self->stream->stream.held.kind != VFU_HELD_NOTHING; }
+
+static bool may_spin(const PumpObject *self, int flags) { return may_stay(self, flags) && !command_waits(self); }
 
 /* One turn, which goes on while the next message comes soon. It is waited for, and served, without the GIL, which only
  * hooks and commands take. */
@@ -270,8 +270,7 @@ static bool usual(const PumpObject *self, int flags) { return self->quiet && fla
 /* True if it has been waited for in the loop's place, and is there: no command waits, nobody has asked for the loop. */
 static bool dozed(PumpObject *self, int flags)
 {
-    if (!usual(self, flags) || !can_be_served(self) || loop_wanted || vfu_spin_pays(&self->spin) ||
-        self->stream->stream.held.kind != VFU_HELD_NOTHING)
+    if (!self->quiet || !may_wait(self, flags) || vfu_spin_pays(&self->spin) || command_waits(self))
         return false;
     if (!released)
         released = PyEval_SaveThread();

@@ -5,9 +5,10 @@
  * same processor none does: what it sends before this thread sleeps is there at once, or late. Waits that do not pay end for
  * a while, each time for a longer one.
  *
- * Two bounds hold whatever the rule says. A turn of the pump lasts `limit` at most (and the message in hand). And it ends
- * as soon as the loop has anything else to do: its epoll descriptor is itself readable then, also for what the loop has
- * been told of and has not come to yet (epoll is level-triggered). So of many busy connections none is waited for.
+ * Two bounds hold whatever the rule says. A turn of the pump lasts `limit` at most (and the message in hand), unless its
+ * caller knows that nobody is later by more. And it ends as soon as the loop has anything else to do: its epoll descriptor is
+ * itself readable then, also for what the loop has been told of and has not come to yet (epoll is level-triggered). So of many
+ * busy connections none is waited for.
  *
  * It must not know loops, or what the messages mean. Times are nanoseconds.
  */
@@ -38,7 +39,7 @@ void vfu_spin_stay(vfu_spin *spin);
 static inline bool vfu_spin_pays(const vfu_spin *spin) { return spin->window != 0; }
 /* As vfu_pump_receive. -EAGAIN: nothing came while that paid; the turn is to end. */
 long vfu_spin_receive(vfu_spin *spin, vfu_stream *stream, int fd, bool *more);
-/* Where a turn has come to its limit, and nobody else is known to care: a new one begins, unless anything is readable. */
+/* Where a turn has come to its limit, and nobody is later by another one: it begins, unless anything is readable. */
 bool vfu_spin_again(vfu_spin *spin);
 
 #endif

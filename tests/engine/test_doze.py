@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import uvloop
 
 from tests.native.messages import read, replies, write
 from vfuserver import _core
@@ -348,11 +349,11 @@ async def test_end_of_the_client_is_told_while_it_dozes() -> None:
         assert wire.flags[:1] == [_core.Pump.EOF]
 
 
-async def test_file_without_libuv_is_refused() -> None:
-    of_loop = libuv(asyncio.get_running_loop())
-    if of_loop is None:
-        assert not uses_uvloop()
-        return
+def test_file_without_libuv_is_refused() -> None:
+    loop = uvloop.new_event_loop()
+    of_loop = libuv(loop)
+    assert of_loop is not None
     pump = _core.Pump(_core.Stream(lambda *_: b"", lambda *_: None), 0)
     with pytest.raises(LocalError, match="libuv"):
         pump.doze("libc.so.6", of_loop[1])
+    loop.close()

@@ -238,7 +238,9 @@ def staying() -> Iterator[Staying]:
 
 def test_pump_that_stays_waits_however_often_in_vain_until_its_limit(staying: Staying) -> None:
     for count in range(1, 20):
+        began = time.monotonic_ns()
         assert staying.pump.stay() == _core.Pump.READ
+        assert time.monotonic_ns() - began >= 2_000_000
         assert staying.count("spins", "hits", "yields") == [count, 0, 0]
     assert staying.pump.polling["seconds"] > 19 * 0.0015  # the limit begins before what is counted
 
