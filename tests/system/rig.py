@@ -78,8 +78,9 @@ class Rig:
     async def interrupts(self, name: str) -> int:
         """How many interrupts the guest has counted on lines whose description contains `name`."""
         listing = await self.guest.check("cat /proc/interrupts")
+        cpus = len(listing.splitlines()[0].split())
         lines = [line.split() for line in listing.splitlines() if name in line]
-        return sum(int(word) for line in lines for word in line[1:3])
+        return sum(int(word) for line in lines for word in line[1 : 1 + cpus])
 
     async def find(self) -> None:
         """Where the guest has its devices now."""

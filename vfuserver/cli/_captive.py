@@ -22,7 +22,7 @@ from pathlib import Path
 from vfuserver.cli._assigning import assign
 from vfuserver.cli._qemu import brings_boot_medium, has_accelerator, has_console, qemu_id
 from vfuserver.cli._serving import Wanted, add, plugs
-from vfuserver.cli._shell_guest import GuestKind, boot_words
+from vfuserver.cli._shell_guest import GuestKind, shell_words
 from vfuserver.control.server import ControlServer
 from vfuserver.engine import Server
 from vfuserver.guest.obtain import Qemu
@@ -73,11 +73,11 @@ def _machine_words(captive: Captive, topology: Topology, folder: Path) -> list[s
     from vfuserver.guest.obtain import find_qemu
 
     qemu = find_qemu()
-    words = [*qemu.command, *topology.machine_args(folder), "-cpu", "max", "-smp", "2"]
+    words = [*qemu.command, *topology.machine_args(folder), "-cpu", "max"]
     if not has_accelerator(captive.words):
         words += ["-accel", _accelerator(qemu, captive.boots)]
     if captive.boots != "none":
-        words += boot_words(captive.boots, captive.modules, topology.kernel_arguments, folder)
+        words += shell_words(captive.boots, captive.modules, topology.kernel_arguments, folder)
     if not has_console(captive.words) and (captive.boots != "none" or not captive.words):
         words += CONSOLE
     return words

@@ -39,11 +39,12 @@ poweroff -f
 """
 
 
-def boot_words(kind: GuestKind, modules: Sequence[str], kernel_arguments: Sequence[str], folder: Path) -> list[str]:
+def shell_words(kind: GuestKind, modules: Sequence[str], kernel_arguments: Sequence[str], folder: Path) -> list[str]:
     """QEMU's words for kernel, initramfs and kernel command line; `folder` lives as long as QEMU's start.
 
     What is missing is fetched. GuestError: a module that the kernel does not have.
     """
+    from vfuserver.guest.boot import boot_words
     from vfuserver.guest.initramfs import Contents, build_initramfs
     from vfuserver.guest.modules import ModuleTree
     from vfuserver.guest.obtain import find_busybox, find_kernel
@@ -56,5 +57,4 @@ def boot_words(kind: GuestKind, modules: Sequence[str], kernel_arguments: Sequen
     files = {FIRST: first, "/bin/pcitool": build_tool("pcitool")}
     tree = ModuleTree(kernel.modules) if kernel.modules else None
     initramfs = build_initramfs(Contents(find_busybox(), tree, tuple(modules), SPARE_MODULES, files))
-    append = ("console=ttyS0", "quiet", "panic=-1", f"rdinit={FIRST}", *kernel_arguments)
-    return ["-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", " ".join(append)]
+    return boot_words(kernel, initramfs, ("quiet", "panic=-1", f"rdinit={FIRST}", *kernel_arguments))

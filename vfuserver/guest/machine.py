@@ -22,6 +22,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from vfuserver.errors import UsageError
 from vfuserver.guest.accel import choose_accel
+from vfuserver.guest.boot import boot_words
 from vfuserver.guest.channel import Channel, CompletedCommand
 from vfuserver.guest.errors import BootError, ChannelError, CommandFailed, GuestError
 from vfuserver.guest.initramfs import Contents, build_initramfs
@@ -35,7 +36,7 @@ from vfuserver.guest.topology import Plug, Topology, load_topology, numbered
 
 _T = TypeVar("_T")
 
-_KERNEL_WORDS = ("console=ttyS0", "loglevel=5", "vfu.channel=ttyS1")
+_KERNEL_WORDS = ("loglevel=5", "vfu.channel=ttyS1")
 _PANIC = "Kernel panic - not syncing"
 _PANIC_POLL = 0.25
 _DYING = 2.0
@@ -47,7 +48,8 @@ class Machine:
     `devices`: plugged in before the boot. `modules`: loaded at boot, in this order, with what they need;
     `spare_modules` can be loaded later by modprobe. A `vfio` kernel has everything built in and ignores both.
     `files`: path in the guest -> file of the host. `pcitool`: put /bin/pcitool in (needs a C compiler).
-    `pciutils`: put lspci and setpci in (8 MB, fetched once). `boot_timeout` in seconds.
+    `pciutils`: put lspci and setpci in (8 MB, fetched once). `cpus`: of more than one, under TCG on a busy host, one
+    now and then runs what another has patched meanwhile. `boot_timeout` in seconds.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Machine:
         files: Mapping[str, Path] | None = None,
         pcitool: bool = True,
         pciutils: bool = False,
-        cpus: int = 2,
+        cpus: int = 1,
         boot_timeout: float = 120.0,
     ) -> None:
         self._topology = load_topology(topology) if isinstance(topology, str) else topology
@@ -127,7 +129,7 @@ class Machine:
         append = (*_KERNEL_WORDS, *self._topology.kernel_arguments, *self._kernel_arguments)
         words = [*qemu.command, "-accel", choose_accel(qemu, kernel), "-cpu", "max", "-smp", str(self._cpus)]
         words += ["-nodefaults", "-no-user-config", "-display", "none"]
-        return [*words, "-kernel", str(kernel.image), "-initrd", str(initramfs), "-append", " ".join(append)]
+        return [*words, *boot_words(kernel, initramfs, append)]
 
     def _all_files(self) -> dict[str, Path]:
         """The caller's files and our tools."""
