@@ -1,5 +1,6 @@
 """The cache: whole or not at all, once, and continued after an interruption."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vfuserver.guest.cache import cache_dir, digest, locked, make_once, remembered, write_once
+from vfuserver.guest.errors import ToolError
 
 
 def test_cache_dir_without_its_variable_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +52,25 @@ def test_lock_keeps_another_process_out_until_it_is_released(empty_cache: Path) 
         assert other.stderr.readline() == "vfuserver: waiting for another process that prepares thing\n"
         assert other.poll() is None
     assert other.communicate(timeout=30)[0] == "inside\n"
+
+
+def test_file_without_room_is_said_and_leaves_nothing(empty_cache: Path) -> None:
+    """A file of more than 4096 bytes is refused here as on a full disk: in the middle."""
+    path = write_once(empty_cache / "tools/small", lambda: bytes(4096))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(ToolError, match=r"cannot write .*/tools/big \(0\.2 MB\): File too large .*VFUSERVER_CACHE"):
+            write_once(empty_cache / "tools/big", lambda: bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folder_that_cannot_be_made_is_said(empty_cache: Path) -> None:
+    empty_cache.write_text("a file where the cache should be")
+    with pytest.raises(ToolError, match=r"cannot write .*/tools/one \(0\.0 MB\): Not a directory"):
+        write_once(empty_cache / "tools/one", lambda: b"one")
 
 
 def test_write_once_writes_with_its_mode_and_only_once(empty_cache: Path) -> None:

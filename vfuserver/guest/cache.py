@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vfuserver.guest.errors import ToolError
+
 _READ = 1 << 20
 
 
@@ -65,17 +67,33 @@ def make_once(name: str, make: Callable[[Path, Path], None]) -> Path:
 
 
 def write_once(path: Path, content: Callable[[], bytes], mode: int = 0o644) -> Path:
-    """The file `path` with permissions `mode`, written whole from `content()` unless it is there already."""
+    """The file `path` with permissions `mode`, written whole from `content()` unless it is there already.
+
+    ToolError when it cannot be written: no room, no permission.
+    """
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = content()
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_bytes(content())
-            draft.chmod(mode)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(draft, whole, mode)
             draft.rename(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise ToolError(
+                f"cannot write {path} ({len(whole) / 1e6:.1f} MB): {error.strerror} "
+                "(VFUSERVER_CACHE names another folder)"
+            ) from error
     return path
+
+
+def _write(draft: Path, whole: bytes, mode: int) -> None:
+    """All of it or nothing."""
+    try:
+        draft.write_bytes(whole)
+        draft.chmod(mode)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def digest(parts: Iterable[bytes | Path]) -> str:
