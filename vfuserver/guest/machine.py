@@ -11,6 +11,7 @@ for as well. What a device is, this module must not know.
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -39,6 +40,7 @@ _T = TypeVar("_T")
 _KERNEL_WORDS = ("loglevel=5", "vfu.channel=ttyS1")
 _PANIC = "Kernel panic - not syncing"
 _PANIC_POLL = 0.25
+_PROCESSOR = re.compile(r"CPU#(\d+).*?\b[RE]IP=([0-9a-f]+).*?\bHLT=(\d)", re.DOTALL)
 _DYING = 2.0
 
 
@@ -315,8 +317,20 @@ class Machine:
         except ChannelError as error:
             raise BootError(f"the guest did not {what}: {error}") from error
         except TimeoutError:
-            text = f"the guest did not {what} within {self._boot_timeout:g} s"
+            text = f"the guest did not {what} within {self._boot_timeout:g} s; {await self._processors()}"
             raise BootError(self._evidence(text)) from None
+
+    async def _processors(self) -> str:
+        """Where the guest's processors stand, by their instruction pointers; a kernel hangs without a word."""
+        try:
+            async with asyncio.timeout(_DYING):
+                dump = await self.qmp.execute("human-monitor-command", {"command-line": "info registers -a"})
+        except (QMPError, TimeoutError) as error:
+            return f"where it stands QEMU does not say: {error!r}"
+        found = [(number, int(at, 16), halted == "1") for number, at, halted in _PROCESSOR.findall(str(dump))]
+        return ", ".join(
+            f"processor {number} {'halted' if halted else 'is'} at {at:#x}" for number, at, halted in found
+        )
 
 
 def _data(event: Mapping[str, Any]) -> Mapping[str, Any]:
