@@ -3,13 +3,14 @@
 import gzip
 import lzma
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from vfuserver.guest.boot import WORDS, boot_words, notes, soonest, unpacked
+from vfuserver.guest.boot import WORDS, boot_words, notes, soonest
 from vfuserver.guest.errors import GuestError
 from vfuserver.guest.obtain import Kernel
 
@@ -91,6 +92,17 @@ def test_what_cannot_be_unpacked_or_entered_is_started_itself(
     assert soonest(image) == image
 
 
+def test_without_zstandard_the_guest_unpacks_its_kernel_itself(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(bzimage(zstandard.compress(ENTERED)))
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "zstandard", None)
+        assert soonest(image) == image
+    assert soonest(image).read_bytes() == ENTERED
+
+
 @pytest.mark.parametrize("packer", PACKERS)
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "changed"])
 def test_damaged_kernel_is_named(packer: str, cut: bool, empty_cache: Path, tmp_path: Path) -> None:
@@ -115,7 +127,3 @@ def test_guest_is_told_what_it_must_not_measure_and_then_what_was_asked(empty_ca
         *("-append", f"{' '.join(WORDS)} quiet panic=-1"),
     ]
     assert {"tsc=reliable", "no_timer_check"} <= set(WORDS)
-
-
-def test_what_is_no_kernel_has_no_image_in_it() -> None:
-    assert unpacked(bytes(2000)) == b""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from vfuserver.errors import UsageError
+from vfuserver.guest.boot import soonest
 from vfuserver.guest.cache import remembered
 from vfuserver.guest.obtain import Kernel, Qemu
 
@@ -42,7 +43,7 @@ def runs_kernel(qemu: Qemu, kernel: Kernel, accel: Accel) -> bool:
     """Whether `qemu` with `accel` brings `kernel` to the point where it looks for its root. Takes at most 10 s."""
     words = [*qemu.command, "-machine", "q35", "-accel", accel, "-cpu", "max", "-m", "256M", "-nodefaults"]
     words += ["-display", "none", "-no-reboot", "-serial", "stdio"]
-    words += ["-kernel", str(kernel.image), "-append", "console=ttyS0 panic=-1"]
+    words += ["-kernel", str(soonest(kernel.image)), "-append", "console=ttyS0 panic=-1"]
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         try:

@@ -76,24 +76,18 @@ def write_once(path: Path, content: Callable[[], bytes], mode: int = 0o644) -> P
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(draft, whole, mode)
-            draft.rename(path)
+            try:
+                draft.write_bytes(whole)
+                draft.chmod(mode)
+                draft.rename(path)
+            finally:
+                draft.unlink(missing_ok=True)
         except OSError as error:
             raise ToolError(
                 f"cannot write {path} ({len(whole) / 1e6:.1f} MB): {error.strerror} "
                 "(VFUSERVER_CACHE names another folder)"
             ) from error
     return path
-
-
-def _write(draft: Path, whole: bytes, mode: int) -> None:
-    """All of it or nothing."""
-    try:
-        draft.write_bytes(whole)
-        draft.chmod(mode)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def digest(parts: Iterable[bytes | Path]) -> str:

@@ -327,9 +327,9 @@ class Machine:
                 dump = await self.qmp.execute("human-monitor-command", {"command-line": "info registers -a"})
         except (QMPError, TimeoutError) as error:
             return f"where it stands QEMU does not say: {error!r}"
-        found = [(number, int(at, 16), halted == "1") for number, at, halted in _PROCESSOR.findall(str(dump))]
         return ", ".join(
-            f"processor {number} {'halted' if halted else 'is'} at {at:#x}" for number, at, halted in found
+            f"processor {number} {'halted' if halted == '1' else 'is'} at {int(at, 16):#x}"
+            for number, at, halted in _PROCESSOR.findall(str(dump))
         )
 
 
